@@ -1,0 +1,3 @@
+//! Sets up machines and bakes images that run holdfast.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Agrees on one order of commands.

@@ -1,0 +1,1 @@
+//! Keys through time: revisions, ranges, compaction.

@@ -1,0 +1,3 @@
+//! An etcd-compatible replicated key-value store.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What one committed command does, the same on every member.
