@@ -37,11 +37,18 @@ impl Fault {
     /// Names the operation and the file of an operating system error, for `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Fault {
         let path = path.to_owned();
-        move |source| Fault::Io { action, path, source }
+        move |source| Fault::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Damage in the file at `path`.
     pub fn damaged(path: &Path, what: impl Into<String>) -> Fault {
-        Fault::Damaged { path: path.to_owned(), what: what.into() }
+        Fault::Damaged {
+            path: path.to_owned(),
+            what: what.into(),
+        }
     }
 }

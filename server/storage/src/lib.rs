@@ -3,5 +3,21 @@
 
 pub mod disk;
 mod fault;
+pub mod raft_snapshot;
+pub mod wal;
 
+// The database file.
+mod batch;
+mod check;
+mod free_list;
+pub mod page;
+mod reader;
+mod recover;
+mod rewrite;
+mod writer;
+
+pub use batch::Batch;
+pub use check::{Summary, check, describe_page};
 pub use fault::Fault;
+pub use reader::{Bucket, Committed, Range};
+pub use writer::{PAGE_SIZE, Store, read_only};
