@@ -1,0 +1,654 @@
+//! One member's part in the agreement.
+//!
+//! What this file adds to the raft crate: starting states are checked instead of trusted, elections
+//! draw their timeouts from a seed, nothing is delivered before it is durable here, and the calls
+//! on which the crate would panic are refused or held back.
+
+use bytes::Bytes;
+use raft::eraftpb::{self, EntryType, MessageType};
+use raft::{INVALID_ID, RawNode, StateRole};
+use slog::Logger;
+use thiserror::Error;
+
+use crate::envelope::{Envelope, EnvelopeRefusal, Receiver};
+use crate::log::{Entry, EntryKind, HardState, INDEX_MAX, Index, LOG_BYTES_KEPT, Log, Term, veil};
+use crate::members::{ConfState, ConfigurationChange, NodeId};
+use crate::work::{ReadContext, ReadReady, Role, Status, Work, WorkNumber};
+
+/// Largest entry that may be proposed: a segment of the log on disk is about as large, and request
+/// limits lie far below.
+pub const ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Proposals are refused while more committed entries than this wait to be applied, as in etcd.
+pub const UNAPPLIED_ENTRIES_MAX: u64 = 5_000;
+
+/// Proposals are refused while the entries that are not applied yet, committed or not, take more
+/// memory than this. Without it a stalled disk or a lost quorum would let the log grow for ever.
+pub const UNAPPLIED_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Entries of one message to another member; etcd's value.
+const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Messages on their way to one member without an answer; etcd's value.
+const MESSAGES_IN_FLIGHT_MAX: usize = 512;
+
+/// Committed entries of one [`Work`]: bounds what a restart with a long log hands out at once.
+const COMMITTED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Own id.
+    pub id: NodeId,
+    /// Ticks without a leader before an election; each is drawn from this up to its double.
+    pub election_ticks: usize,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Makes elections replay: with the same seed and the same calls they come out the same.
+    pub seed: u64,
+    /// Entries up to here have had their effect and are not delivered again. At least the snapshot's
+    /// index; if it lies above, no configuration change may stand in between.
+    pub applied: Index,
+}
+
+/// The state that a log starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotMark {
+    /// Last entry that the snapshot contains; 0 if there is none.
+    pub index: Index,
+    /// Term of that entry.
+    pub term: Term,
+    /// Members at that entry; empty only if there is no snapshot.
+    pub conf_state: ConfState,
+}
+
+/// What was found on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Initial {
+    /// The last one stored.
+    pub hard_state: HardState,
+    /// Where `entries` begin.
+    pub snapshot: SnapshotMark,
+    /// All entries after the snapshot.
+    pub entries: Vec<Entry>,
+}
+
+/// One member's part in the agreement. The crate's description tells how to drive it.
+pub struct Node {
+    raw: RawNode<Log>,
+    seed: u64,
+    election_ticks: usize,
+}
+
+impl Node {
+    /// Starts from what was found on disk.
+    ///
+    /// A commit index below `options.applied` is raised to it, and a term below that of the last
+    /// entry likewise: the log's last write may have been torn between entries and hard state.
+    ///
+    /// # Errors
+    /// If the parts contradict each other; nothing is guessed.
+    pub fn new(options: &Options, initial: Initial) -> Result<Node, ConsensusError> {
+        check_options(options)?;
+        check_initial(options, &initial)?;
+        let Initial {
+            hard_state,
+            snapshot,
+            entries,
+        } = initial;
+        let mut hard_state = hard_state;
+        hard_state.commit = hard_state.commit.max(options.applied);
+        let last_term = entries.last().map_or(snapshot.term, |entry| entry.term);
+        if last_term > hard_state.term {
+            hard_state.term = last_term;
+            hard_state.vote = INVALID_ID;
+        }
+        let state = raft::RaftState::new(hard_state.to_raft(), snapshot.conf_state.to_raft());
+        let log = Log::new(
+            (snapshot.index, snapshot.term),
+            entries,
+            state,
+            options.applied,
+        );
+        let quiet = Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config(options), log, &quiet)
+            .map_err(|fault| ConsensusError::Refused(fault.to_string()))?;
+        let mut node = Node {
+            raw,
+            seed: options.seed,
+            election_ticks: options.election_ticks,
+        };
+        node.draw_election_timeout();
+        Ok(node)
+    }
+
+    /// One tick of the clock has passed.
+    pub fn tick(&mut self) {
+        if self.raw.raft.state != StateRole::Leader && self.would_lead_unwritten() {
+            return;
+        }
+        self.raw.tick();
+        self.draw_election_timeout();
+    }
+
+    /// Stands for election now instead of waiting for the timeout. Without effect on a leader, on
+    /// who has no vote, and while committed configuration changes wait to be applied.
+    pub fn campaign(&mut self) {
+        if !self.raw.raft.promotable() || self.would_lead_unwritten() {
+            return;
+        }
+        // An error means that the call came at a wrong moment; the timeout will come again.
+        let _ = self.raw.campaign();
+        self.draw_election_timeout();
+    }
+
+    /// Proposes one command. It may still be lost; only its delivery in [`Work::committed`] tells.
+    ///
+    /// # Errors
+    /// If it certainly will not be delivered.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), ProposeError> {
+        self.propose_entry(EntryType::EntryNormal, data)
+    }
+
+    /// Proposes a change of the members. At most one may be on its way at a time.
+    ///
+    /// # Errors
+    /// If it certainly will not be delivered.
+    pub fn propose_configuration(
+        &mut self,
+        change: &ConfigurationChange,
+    ) -> Result<(), ProposeError> {
+        if !change.node_id.is_valid() {
+            return Err(ProposeError::ReservedId(change.node_id));
+        }
+        if self.raw.raft.state == StateRole::Leader && self.raw.raft.has_pending_conf() {
+            return Err(ProposeError::ConfigurationPending);
+        }
+        self.propose_entry(EntryType::EntryConfChange, change.encode())
+    }
+
+    /// Takes note of a configuration entry that is being applied: `None` if it was found to be
+    /// invalid and has no effect. Returns the members after it.
+    ///
+    /// # Errors
+    /// If the change would leave no voter; the members stay as they are.
+    pub fn apply_configuration(
+        &mut self,
+        change: Option<&ConfigurationChange>,
+    ) -> Result<ConfState, ConsensusError> {
+        let change = change.filter(|change| change.node_id.is_valid());
+        let Some(change) = change.and_then(ConfigurationChange::to_raft) else {
+            return Ok(self.conf_state());
+        };
+        self.raw
+            .apply_conf_change(&change)
+            .map_err(|fault| ConsensusError::Refused(fault.to_string()))?;
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && !raft.promotable() {
+            // The crate would go on leading and fail when its own writes become durable.
+            let term = raft.term;
+            raft.become_follower(term, INVALID_ID);
+        }
+        self.draw_election_timeout();
+        Ok(self.conf_state())
+    }
+
+    /// Takes in a message of another member.
+    ///
+    /// # Errors
+    /// If it is not for this member, or no correct member can have sent it. A proposal that cannot be
+    /// carried out now is dropped without an error, as if it had been lost on the way.
+    pub fn step(&mut self, envelope: Envelope) -> Result<(), EnvelopeRefusal> {
+        let from = envelope.from();
+        let message = envelope.open(&Receiver {
+            id: NodeId(self.raw.raft.id),
+            term: Term(self.raw.raft.term),
+            last_index: Index(self.raw.raft.raft_log.last_index()),
+        })?;
+        if message.msg_type == MessageType::MsgTimeoutNow && self.would_lead_unwritten() {
+            return Ok(());
+        }
+        let stepped = self.raw.step(message);
+        self.draw_election_timeout();
+        match stepped {
+            Err(raft::Error::StepPeerNotFound) => Err(EnvelopeRefusal::NoMember(from)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Asks for the index up to which a linearizable read must see the log; the answer comes in
+    /// [`Work::reads`], or never if leadership is lost meanwhile.
+    ///
+    /// # Errors
+    /// If this member cannot find out.
+    pub fn read(&mut self, context: ReadContext) -> Result<(), ReadError> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return Err(ReadError::NotLeader(NodeId::from_raft(raft.leader_id)));
+        }
+        if !raft.commit_to_current_term() {
+            return Err(ReadError::NothingCommitted);
+        }
+        self.raw.read_index(context.0.to_be_bytes().to_vec());
+        Ok(())
+    }
+
+    /// What must be done next; `None` if nothing waits.
+    pub fn work(&mut self) -> Option<Work> {
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut ready = self.raw.ready();
+        assert!(
+            ready.snapshot().is_empty(),
+            "a snapshot arrived although none is ever taken in"
+        );
+        let number = WorkNumber(ready.number());
+        let entries: Vec<Entry> = ready
+            .take_entries()
+            .into_iter()
+            .map(Entry::from_raft)
+            .collect();
+        let work = Work {
+            number,
+            messages: seal_all(ready.take_messages()),
+            hard_state: ready.hs().map(HardState::from_raft),
+            must_sync: ready.must_sync(),
+            messages_after_sync: seal_all(ready.take_persisted_messages()),
+            committed: ready
+                .take_committed_entries()
+                .into_iter()
+                .map(Entry::from_raft)
+                .collect(),
+            reads: ready.take_read_states().iter().map(read_ready).collect(),
+            entries,
+        };
+        self.raw.mut_store().append(work.entries.clone());
+        self.raw.advance_append_async(ready);
+        Some(work)
+    }
+
+    /// This work and all earlier ones are durable. What became committed by that comes with the next
+    /// [`Node::work`].
+    pub fn persisted(&mut self, number: WorkNumber) {
+        self.raw.on_persist_ready(number.0);
+    }
+
+    /// Everything up to `index` has had its effect. Old entries may leave memory.
+    ///
+    /// # Panics
+    /// If `index` was never delivered, or lies below one reported before.
+    pub fn applied(&mut self, index: Index) {
+        let alone = self.leads_alone();
+        self.raw.advance_apply_to(index.0);
+        let log = self.raw.mut_store();
+        log.advance_applied(index);
+        log.compact_to_budget(if alone { 0 } else { LOG_BYTES_KEPT });
+    }
+
+    /// Drops entries up to `upto` from memory, as far as they are applied; returns the last index
+    /// that is gone. A member that needs them then needs a snapshot.
+    pub fn compact_log(&mut self, upto: Index) -> Index {
+        self.raw.mut_store().compact(upto)
+    }
+
+    /// What the node is and where it stands.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let ConfState { voters, learners } = self.conf_state();
+        Status {
+            id: NodeId(raft.id),
+            role: match raft.state {
+                StateRole::Follower => Role::Follower,
+                StateRole::PreCandidate => Role::PreCandidate,
+                StateRole::Candidate => Role::Candidate,
+                StateRole::Leader => Role::Leader,
+            },
+            term: Term(raft.term),
+            vote: NodeId::from_raft(raft.vote),
+            leader: NodeId::from_raft(raft.leader_id),
+            commit: Index(raft.raft_log.committed),
+            applied: Index(raft.raft_log.applied),
+            persisted: Index(raft.raft_log.persisted),
+            last_index: Index(raft.raft_log.last_index()),
+            first_index: self.raw.store().first_held(),
+            log_bytes: self.raw.store().bytes(),
+            voters,
+            learners,
+        }
+    }
+
+    fn propose_entry(&mut self, kind: EntryType, data: Bytes) -> Result<(), ProposeError> {
+        self.check_proposal(&data)?;
+        let mut entry = eraftpb::Entry {
+            entry_type: kind,
+            data,
+            ..Default::default()
+        };
+        veil(&mut entry);
+        let message = eraftpb::Message {
+            msg_type: MessageType::MsgPropose,
+            from: self.raw.raft.id,
+            entries: vec![entry].into(),
+            ..Default::default()
+        };
+        self.raw
+            .raft
+            .step(message)
+            .map_err(|_| ProposeError::Dropped)
+    }
+
+    fn check_proposal(&self, data: &Bytes) -> Result<(), ProposeError> {
+        let raft = &self.raw.raft;
+        if data.is_empty() {
+            return Err(ProposeError::Empty);
+        }
+        if data.len() > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: data.len() });
+        }
+        if raft.leader_id == INVALID_ID {
+            return Err(ProposeError::NoLeader);
+        }
+        let waiting = raft.raft_log.committed - raft.raft_log.applied;
+        if waiting > UNAPPLIED_ENTRIES_MAX {
+            return Err(ProposeError::TooManyUnapplied { entries: waiting });
+        }
+        // Entries that wait for the next work are not in the log yet.
+        let bytes = self.raw.store().unapplied_bytes() + raft.raft_log.unstable.entries_size;
+        if bytes > UNAPPLIED_BYTES_MAX {
+            return Err(ProposeError::TooMuchUnapplied { bytes });
+        }
+        Ok(())
+    }
+
+    /// Whether an election now would be won on the spot, with entries that are not durable yet: the
+    /// only voter asks nobody. It has to wait until its disk is done.
+    fn would_lead_unwritten(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.promotable()
+            && raft.prs().is_singleton()
+            && raft.raft_log.persisted < raft.raft_log.last_index()
+    }
+
+    /// Only a leader knows that no other members follow in entries that are not applied yet.
+    fn leads_alone(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.state == StateRole::Leader && raft.prs().iter().nth(1).is_none()
+    }
+
+    fn conf_state(&self) -> ConfState {
+        ConfState::from_raft(&self.raw.raft.prs().conf().to_conf_state())
+    }
+
+    /// The raft crate draws timeouts from the thread's random source whenever it changes role or
+    /// term; this puts a reproducible draw in its place.
+    fn draw_election_timeout(&mut self) {
+        let raft = &mut self.raw.raft;
+        let draw = [raft.id, raft.term, raft.state as u64]
+            .into_iter()
+            .fold(self.seed, |state, word| scramble(state ^ scramble(word)));
+        let extra = (draw % self.election_ticks as u64) as usize;
+        raft.set_randomized_election_timeout(self.election_ticks + extra);
+    }
+}
+
+/// The finalizer of splitmix64.
+fn scramble(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+fn seal_all(messages: Vec<eraftpb::Message>) -> Vec<Envelope> {
+    messages.into_iter().map(Envelope::seal).collect()
+}
+
+fn read_ready(state: &raft::ReadState) -> ReadReady {
+    let context = state.request_ctx.as_slice().try_into();
+    let context = u64::from_be_bytes(context.expect("contexts are made from a u64 in Node::read"));
+    ReadReady {
+        context: ReadContext(context),
+        index: Index(state.index),
+    }
+}
+
+fn raft_config(options: &Options) -> raft::Config {
+    raft::Config {
+        id: options.id.0,
+        election_tick: options.election_ticks,
+        heartbeat_tick: options.heartbeat_ticks,
+        min_election_tick: options.election_ticks,
+        max_election_tick: 2 * options.election_ticks,
+        applied: options.applied.0,
+        max_size_per_msg: MESSAGE_BYTES_MAX,
+        max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
+        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+        check_quorum: true,
+        pre_vote: true,
+        batch_append: true,
+        ..Default::default()
+    }
+}
+
+fn check_options(options: &Options) -> Result<(), ConsensusError> {
+    if !options.id.is_valid() {
+        return Err(ConsensusError::ReservedId(options.id));
+    }
+    let (election, heartbeat) = (options.election_ticks, options.heartbeat_ticks);
+    if heartbeat == 0 || election <= heartbeat || election > u32::MAX as usize {
+        return Err(ConsensusError::Ticks {
+            election,
+            heartbeat,
+        });
+    }
+    Ok(())
+}
+
+fn check_initial(options: &Options, initial: &Initial) -> Result<(), ConsensusError> {
+    let Initial {
+        hard_state,
+        snapshot,
+        entries,
+    } = initial;
+    if let Some(reason) = snapshot.conf_state.fault() {
+        return Err(ConsensusError::Members {
+            index: snapshot.index,
+            reason,
+        });
+    }
+    if snapshot.index > Index(0) && snapshot.conf_state.voters.is_empty() {
+        let reason = "it names no voter".to_owned();
+        return Err(ConsensusError::Members {
+            index: snapshot.index,
+            reason,
+        });
+    }
+    let (mut index, mut term) = (snapshot.index, snapshot.term);
+    for entry in entries {
+        if entry.index.0 != index.0 + 1 {
+            return Err(ConsensusError::Gap {
+                after: index,
+                found: entry.index,
+            });
+        }
+        if entry.term < term || entry.index.0 >= INDEX_MAX || entry.term.0 >= INDEX_MAX {
+            return Err(ConsensusError::EntryTerm {
+                index: entry.index,
+                term: entry.term,
+            });
+        }
+        (index, term) = (entry.index, entry.term);
+    }
+    let last = index;
+    if hard_state.term.0 >= INDEX_MAX || snapshot.index.0 >= INDEX_MAX {
+        return Err(ConsensusError::OutOfRange {
+            term: hard_state.term,
+            index: snapshot.index,
+        });
+    }
+    let commit = hard_state.commit;
+    if commit < snapshot.index || commit > last {
+        return Err(ConsensusError::Commit {
+            commit,
+            snapshot: snapshot.index,
+            last,
+        });
+    }
+    let applied = options.applied;
+    if applied < snapshot.index || applied > last {
+        return Err(ConsensusError::Applied {
+            applied,
+            snapshot: snapshot.index,
+            last,
+        });
+    }
+    let mut skipped = entries.iter().take_while(|entry| entry.index <= applied);
+    match skipped.find(|entry| entry.kind != EntryKind::Normal) {
+        Some(entry) => Err(ConsensusError::SkippedConfiguration {
+            index: entry.index,
+            applied,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Why a node cannot start, or a configuration not be taken.
+#[derive(Debug, Error)]
+pub enum ConsensusError {
+    /// No member may have this id.
+    #[error("member id {0} is reserved")]
+    ReservedId(NodeId),
+    /// The intervals do not fit each other.
+    #[error(
+        "an election after {election} ticks does not fit heartbeats every {heartbeat} ticks; \
+         heartbeats need at least 1 tick, elections more than heartbeats"
+    )]
+    Ticks {
+        /// Ticks to an election.
+        election: usize,
+        /// Ticks to a heartbeat.
+        heartbeat: usize,
+    },
+    /// The members stored with a snapshot are impossible.
+    #[error("the configuration stored with the snapshot at index {index} is impossible: {reason}")]
+    Members {
+        /// Index of the snapshot.
+        index: Index,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Entries are missing or repeated.
+    #[error("the log is not contiguous: entry {found} follows entry {after}")]
+    Gap {
+        /// The last good index.
+        after: Index,
+        /// What came next.
+        found: Index,
+    },
+    /// Terms never fall along a log.
+    #[error("entry {index} has the impossible term {term}")]
+    EntryTerm {
+        /// Index of the entry.
+        index: Index,
+        /// Its term.
+        term: Term,
+    },
+    /// A number that no log reaches.
+    #[error("term {term} or snapshot index {index} is out of range")]
+    OutOfRange {
+        /// Term of the hard state.
+        term: Term,
+        /// Index of the snapshot.
+        index: Index,
+    },
+    /// Committed entries are missing.
+    #[error(
+        "commit index {commit} lies outside the log, which holds {snapshot} (snapshot) to {last}; \
+         part of the log is missing: restore this member from its peers or from a backup"
+    )]
+    Commit {
+        /// Commit index of the hard state.
+        commit: Index,
+        /// Index of the snapshot.
+        snapshot: Index,
+        /// Index of the last entry.
+        last: Index,
+    },
+    /// The state machine and the log do not belong together.
+    #[error(
+        "the state machine has applied index {applied}, the log holds {snapshot} (snapshot) to \
+         {last}; database and log do not belong together, or part of one is missing"
+    )]
+    Applied {
+        /// Index that the state machine has applied.
+        applied: Index,
+        /// Index of the snapshot.
+        snapshot: Index,
+        /// Index of the last entry.
+        last: Index,
+    },
+    /// The members at the applied index would be unknown.
+    #[error("entry {index} changes the members but would be skipped, since {applied} is applied")]
+    SkippedConfiguration {
+        /// Index of the entry.
+        index: Index,
+        /// The applied index.
+        applied: Index,
+    },
+    /// The raft crate's own refusal.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why a proposal was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ProposeError {
+    /// There is nobody to decide.
+    #[error("no leader is known; try again")]
+    NoLeader,
+    /// The leader is handing over or has been removed.
+    #[error("the proposal was dropped; try again")]
+    Dropped,
+    /// Empty data would look like the entry with which a leader opens its term.
+    #[error("a proposal must hold data")]
+    Empty,
+    /// Larger than [`ENTRY_BYTES_MAX`].
+    #[error("a proposal of {bytes} bytes is larger than the limit of {ENTRY_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Applying lags by more than [`UNAPPLIED_ENTRIES_MAX`].
+    #[error("{entries} committed entries wait to be applied; try again later")]
+    TooManyUnapplied {
+        /// How many.
+        entries: u64,
+    },
+    /// The log holds more than [`UNAPPLIED_BYTES_MAX`] that cannot be let go.
+    #[error("{bytes} bytes wait to be committed and applied; try again later")]
+    TooMuchUnapplied {
+        /// How many.
+        bytes: usize,
+    },
+    /// Another change of the members may still be on its way.
+    #[error("another change of the members is not applied yet; try again")]
+    ConfigurationPending,
+    /// No member may have this id.
+    #[error("member id {0} is reserved")]
+    ReservedId(NodeId),
+}
+
+/// Why a linearizable read cannot be prepared here and now.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// Only the leader knows.
+    #[error("this member does not lead")]
+    NotLeader(
+        /// Who does, if known.
+        Option<NodeId>,
+    ),
+    /// A new leader learns what is committed from the first entry of its own term.
+    #[error("the leader has not committed an entry of its term yet; try again")]
+    NothingCommitted,
+}
