@@ -1,0 +1,188 @@
+//! The key-value service.
+
+use std::sync::Arc;
+
+use proto::etcdserverpb::kv_server;
+use proto::etcdserverpb::request_op::Request as Operation;
+use proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
+    TxnRequest, TxnResponse,
+};
+use state_machine::{Answer, ApplyError, Txn, range_query, read_txn};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::member::Member;
+use super::{check, status, wire};
+
+/// What a put costs of the quota beside its key and value: etcd's estimate of a record's overhead.
+const PUT_OVERHEAD: u64 = 256;
+
+/// The service of one member.
+pub(super) struct Kv {
+    member: Arc<Member>,
+}
+
+impl Kv {
+    /// The service of this member.
+    pub(super) fn new(member: Arc<Member>) -> Kv {
+        Kv { member }
+    }
+
+    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        let operations = request.success.iter().chain(&request.failure);
+        let serializable = operations
+            .clone()
+            .all(|operation| match &operation.request {
+                Some(Operation::RequestRange(range)) => range.serializable,
+                _ => false,
+            });
+        let state = match serializable {
+            true => self.member.state(),
+            false => self.member.linearizable_state()?,
+        };
+        let txn =
+            Txn::try_from(request).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let answer = read_txn(&state.view, &txn).map_err(of_apply_error)?;
+        Ok(wire::txn(
+            &answer,
+            self.member.header(state.view.revision()),
+        ))
+    }
+}
+
+/// Whether the service has a method of this name.
+pub(super) fn has(method: &str) -> bool {
+    matches!(method, "Range" | "Put" | "DeleteRange" | "Txn" | "Compact")
+}
+
+#[async_trait]
+impl kv_server::Kv for Kv {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        check::range(&request)?;
+        let state = match request.serializable {
+            true => self.member.state(),
+            false => self.member.linearizable_state()?,
+        };
+        self.member.metrics.mvcc.range.inc();
+        let answer = state.view.range(&range_query(request));
+        let answer = answer.map_err(|error| of_apply_error(error.into()))?;
+        let header = self.member.header(answer.revision);
+        Ok(Response::new(wire::range(&answer, header)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        self.member.check_quota(put_cost(&request)).await?;
+        check::put(&request)?;
+        self.member.metrics.mvcc.put.inc();
+        let request = InternalRaftRequest {
+            put: Some(request),
+            ..Default::default()
+        };
+        match self.member.submit(request).await? {
+            (Answer::Put(answer), revision) => Ok(Response::new(wire::put(
+                &answer,
+                self.member.header(revision),
+            ))),
+            (other, _) => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        check::delete_range(&request)?;
+        self.member.metrics.mvcc.delete.inc();
+        let request = InternalRaftRequest {
+            delete_range: Some(request),
+            ..Default::default()
+        };
+        match self.member.submit(request).await? {
+            (Answer::DeleteRange(answer), revision) => Ok(Response::new(wire::delete_range(
+                &answer,
+                self.member.header(revision),
+            ))),
+            (other, _) => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        self.member.check_quota(txn_cost(&request)).await?;
+        check::txn(&request, self.member.limits.txn_operations)?;
+        self.member.metrics.mvcc.txn.inc();
+        if is_read_only(&request) {
+            return self.read_txn(request).await.map(Response::new);
+        }
+        let request = InternalRaftRequest {
+            txn: Some(request),
+            ..Default::default()
+        };
+        match self.member.submit(request).await? {
+            (Answer::Txn(answer), revision) => Ok(Response::new(wire::txn(
+                &answer,
+                self.member.header(revision),
+            ))),
+            (other, _) => Err(mixed_up(&other)),
+        }
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let revision = self.member.compact(request.into_inner()).await?;
+        Ok(Response::new(CompactionResponse {
+            header: self.member.header(revision),
+        }))
+    }
+}
+
+fn is_read_only(request: &TxnRequest) -> bool {
+    request
+        .success
+        .iter()
+        .chain(&request.failure)
+        .all(|operation| matches!(operation.request, Some(Operation::RequestRange(_))))
+}
+
+fn put_cost(request: &PutRequest) -> u64 {
+    PUT_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
+}
+
+fn txn_cost(request: &TxnRequest) -> u64 {
+    let cost = |operations: &[RequestOp]| -> u64 {
+        operations
+            .iter()
+            .map(|operation| match &operation.request {
+                Some(Operation::RequestPut(put)) => put_cost(put),
+                Some(Operation::RequestTxn(txn)) => txn_cost(txn),
+                _ => 0,
+            })
+            .sum()
+    };
+    cost(&request.success).max(cost(&request.failure))
+}
+
+/// A fault while reading is told to the caller; whoever writes will find it too, and stop.
+pub(super) fn of_apply_error(error: ApplyError) -> Status {
+    match error {
+        ApplyError::Refused(refusal) => status::of_refusal(refusal),
+        ApplyError::Fault(fault) => {
+            tracing::error!(%fault, "cannot read the database");
+            Status::data_loss(fault.to_string())
+        }
+    }
+}
+
+fn mixed_up(answer: &Answer) -> Status {
+    tracing::error!(?answer, "a request got the answer of another one");
+    Status::internal("holdfast: a request got the answer of another one")
+}

@@ -1,0 +1,452 @@
+//! Owns the state machine: committed entries in, answers and new views out.
+//!
+//! After each batch of entries the new state is published, then the answers leave; so whoever got
+//! an answer finds its effect in every later read. Changes go to `commit_thread` from time to time,
+//! and compaction goes on in small steps in between.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use consensus::{ConfState, ConfigurationChange, Entry, EntryKind, NodeId};
+use mvcc::{CompactionState, RECENT_BYTES_MAX, Revision};
+use state_machine::{
+    Answer, Applied, CommandError, Fault, MemberId, Position, RequestId, StateMachine,
+    member_change,
+};
+use storage::Committed;
+use storage::raft_snapshot::RaftSnapshot;
+use storage::wal;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::commit_thread::Job;
+use crate::metrics::Metrics;
+use crate::raft_thread::{self, to_log_configuration};
+use crate::requests::Requests;
+use crate::views::{State, Views};
+
+/// Keys or records that one step of a compaction looks at: a fraction of a millisecond, during
+/// which no entry is applied.
+const COMPACTION_STEP: usize = 500;
+/// Pause between two steps of a compaction while there is nothing else to do, so that it takes a
+/// small share of one core. etcd pauses as long after steps twice the size.
+const COMPACTION_PAUSE: Duration = Duration::from_millis(2);
+/// Batches of entries applied before the answers leave and a new state is published.
+const GATHERED_MAX: usize = 64;
+/// Applying one entry longer than this is worth a line in the log; etcd's value.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
+/// Wait when there is nothing to do but listen; any length would do.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What other threads ask of this one.
+pub enum Input {
+    /// Committed entries, in order.
+    Entries(Vec<Entry>),
+    /// `commit_thread` has finished a job.
+    Wake,
+    /// Commit what is applied so far, and hand out the committed state.
+    Flush(oneshot::Sender<Committed>),
+    /// Write the database file anew, as small as it can be.
+    Rewrite(oneshot::Sender<()>),
+    /// Tell when the compaction at this revision has deleted everything.
+    AwaitCompaction(Revision, oneshot::Sender<()>),
+    /// Answer.
+    Ping(oneshot::Sender<()>),
+    /// Commit what is applied, and stop.
+    Stop,
+}
+
+/// When to commit, and when to cut the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Longest time that a change waits for its commit.
+    pub commit_interval: Duration,
+    /// Changes that are worth a commit at once.
+    pub commit_operations: u64,
+    /// Applied entries between two raft snapshots.
+    pub snapshot_count: u64,
+}
+
+/// The thread's state.
+pub struct ApplyThread {
+    machine: StateMachine,
+    pace: Pace,
+    inbox: Receiver<Input>,
+    raft: SyncSender<raft_thread::Input>,
+    jobs: SyncSender<Job>,
+    outcomes: Receiver<Result<Committed, storage::Fault>>,
+    requests: Arc<Requests>,
+    views: Arc<Views>,
+    metrics: Arc<Metrics>,
+    /// Consensus' configuration as of the last applied entry.
+    configuration: ConfState,
+    /// Index of the last raft snapshot, made or under way.
+    snapshot_index: u64,
+    job: Option<RunningJob>,
+    /// When the oldest uncommitted change must be committed.
+    commit_due: Option<Instant>,
+    compaction_due: Option<Instant>,
+    flushes: Vec<oneshot::Sender<Committed>>,
+    rewrites: Vec<oneshot::Sender<()>>,
+    compactions: Vec<(Revision, oneshot::Sender<()>)>,
+}
+
+/// Channels to the other threads.
+pub struct Doors {
+    /// What others ask.
+    pub inbox: Receiver<Input>,
+    /// To `raft_thread`.
+    pub raft: SyncSender<raft_thread::Input>,
+    /// To `commit_thread`, which takes one job at a time.
+    pub jobs: SyncSender<Job>,
+    /// From `commit_thread`.
+    pub outcomes: Receiver<Result<Committed, storage::Fault>>,
+    /// Who waits for answers.
+    pub requests: Arc<Requests>,
+    /// What readers read.
+    pub views: Arc<Views>,
+    /// Counts what happens.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What `commit_thread` is busy with, and who waits for it.
+enum RunningJob {
+    Commit {
+        flushes: Vec<oneshot::Sender<Committed>>,
+        snapshot: Option<RaftSnapshot>,
+    },
+    Rewrite {
+        waiting: Vec<oneshot::Sender<()>>,
+    },
+}
+
+impl ApplyThread {
+    /// Begins with a state machine, the configuration at its raft snapshot and that one's index.
+    pub fn new(
+        machine: StateMachine,
+        configuration: ConfState,
+        snapshot_index: u64,
+        pace: Pace,
+        doors: Doors,
+    ) -> ApplyThread {
+        ApplyThread {
+            machine,
+            pace,
+            inbox: doors.inbox,
+            raft: doors.raft,
+            jobs: doors.jobs,
+            outcomes: doors.outcomes,
+            requests: doors.requests,
+            views: doors.views,
+            metrics: doors.metrics,
+            configuration,
+            snapshot_index,
+            job: None,
+            commit_due: None,
+            compaction_due: None,
+            flushes: Vec::new(),
+            rewrites: Vec::new(),
+            compactions: Vec::new(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self) -> Result<(), Fault> {
+        loop {
+            match self.inbox.recv_timeout(self.next_wait()) {
+                Ok(input) => {
+                    if !self.gather(input)? {
+                        return self.stop();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.stop(),
+            }
+            self.finish_jobs()?;
+            self.answer_compactions();
+            self.compact()?;
+            self.start_job();
+            self.hold_back()?;
+        }
+    }
+
+    fn next_wait(&self) -> Duration {
+        let commit_due = if self.job.is_none() {
+            self.commit_due
+        } else {
+            None
+        };
+        match [commit_due, self.compaction_due]
+            .into_iter()
+            .flatten()
+            .min()
+        {
+            Some(due) => due.saturating_duration_since(clock::monotonic()),
+            None => IDLE,
+        }
+    }
+
+    /// Takes what waits, applies it, publishes, answers; false when it is time to stop.
+    fn gather(&mut self, first: Input) -> Result<bool, Fault> {
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        let mut last = None;
+        let mut going_on = true;
+        while let Some(input) = next.take() {
+            match input {
+                Input::Entries(entries) => {
+                    self.apply_all(&entries, &mut answers)?;
+                    last = entries.last().map(|entry| entry.index).or(last);
+                }
+                Input::Wake => {}
+                Input::Flush(waiting) => self.flushes.push(waiting),
+                Input::Rewrite(waiting) => self.rewrites.push(waiting),
+                Input::AwaitCompaction(at, waiting) => self.compactions.push((at, waiting)),
+                Input::Ping(reply) => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(());
+                }
+                Input::Stop => going_on = false,
+            }
+            taken += 1;
+            if going_on && taken < GATHERED_MAX {
+                next = self.inbox.try_recv().ok();
+            }
+        }
+        if let Some(last) = last {
+            self.publish();
+            for applied in answers {
+                self.requests.answer(applied);
+            }
+            // The raft thread ends before this one only when the member stops.
+            let _ = self.raft.send(raft_thread::Input::Applied(last));
+        }
+        Ok(going_on)
+    }
+
+    fn apply_all(&mut self, entries: &[Entry], answers: &mut Vec<Applied>) -> Result<(), Fault> {
+        let mut started = clock::monotonic();
+        for entry in entries {
+            answers.extend(self.apply(entry)?);
+            let ended = clock::monotonic();
+            let took = ended - started;
+            started = ended;
+            if took > SLOW_APPLY {
+                self.metrics.server.slow_apply.inc();
+                tracing::warn!(
+                    took = ?took, expected_duration = ?SLOW_APPLY, index = entry.index.0,
+                    "apply request took too long"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<Option<Applied>, Fault> {
+        let position = Position {
+            index: entry.index.0,
+            term: entry.term.0,
+        };
+        match entry.kind {
+            EntryKind::Normal => self.machine.apply(position, &entry.data),
+            EntryKind::ConfigurationChange => {
+                self.apply_configuration(position, &entry.data).map(Some)
+            }
+            EntryKind::ConfigurationChangeV2 => {
+                let source = CommandError::Unsupported("configuration change, second form");
+                Err(Fault::Entry {
+                    index: position.index,
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Members change first here, if the change fits, then in consensus.
+    fn apply_configuration(&mut self, position: Position, data: &Bytes) -> Result<Applied, Fault> {
+        let malformed = |what: String| Fault::Entry {
+            index: position.index,
+            source: CommandError::Malformed(what),
+        };
+        let change =
+            ConfigurationChange::decode(data).map_err(|error| malformed(error.to_string()))?;
+        let context = change.context.clone().unwrap_or_default();
+        let member_change =
+            member_change(change.kind as i32, change.node_id.0, &context).map_err(|source| {
+                Fault::Entry {
+                    index: position.index,
+                    source,
+                }
+            })?;
+        let id = RequestId(change.id);
+        let is_new = position.index > self.machine.applied().index;
+        let result = self.machine.apply_member_change(position, member_change);
+        let (reply, configuration) = sync_channel(1);
+        let change = result.is_ok().then_some(change);
+        let _ = self
+            .raft
+            .send(raft_thread::Input::Configuration { change, reply });
+        if let Ok(configuration) = configuration.recv() {
+            self.configuration = configuration;
+        }
+        if is_new && result.is_ok() {
+            let ids = |ids: &[NodeId]| ids.iter().map(|id| MemberId(id.0)).collect::<Vec<_>>();
+            let (voters, learners) = (
+                ids(&self.configuration.voters),
+                ids(&self.configuration.learners),
+            );
+            self.machine.set_configuration(&voters, &learners);
+        }
+        let revision = self.machine.store().revision();
+        Ok(Applied {
+            id,
+            result: result.map(|()| Answer::Done),
+            revision,
+        })
+    }
+
+    fn publish(&mut self) {
+        self.metrics
+            .server
+            .proposals_applied
+            .set(self.machine.applied().index);
+        self.views.publish(State::of(&mut self.machine));
+    }
+
+    /// Takes in what `commit_thread` has done.
+    fn finish_jobs(&mut self) -> Result<(), Fault> {
+        while let Ok(outcome) = self.outcomes.try_recv() {
+            self.finish_job(outcome?)?;
+        }
+        Ok(())
+    }
+
+    fn finish_job(&mut self, committed: Committed) -> Result<(), Fault> {
+        match self.job.take().expect("an outcome follows a job") {
+            RunningJob::Commit { flushes, snapshot } => {
+                self.machine.store().batch_committed(committed.clone())?;
+                for waiting in flushes {
+                    // Whoever waited may have gone meanwhile.
+                    let _ = waiting.send(committed.clone());
+                }
+                if let Some(snapshot) = snapshot {
+                    let _ = self.raft.send(raft_thread::Input::SaveSnapshot(snapshot));
+                }
+            }
+            RunningJob::Rewrite { waiting } => {
+                self.machine.store().file_rewritten(committed)?;
+                for waiting in waiting {
+                    let _ = waiting.send(());
+                }
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Tells those who wait for a compaction that all it had to delete is gone, durably.
+    fn answer_compactions(&mut self) {
+        let finished = self.machine.store().compaction_finished();
+        for (_, waiting) in self
+            .compactions
+            .extract_if(.., |(at, _)| Some(*at) <= finished)
+        {
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Hands the next job to `commit_thread`, if it is free and there is one.
+    fn start_job(&mut self) {
+        if self.commit_due.is_none() && self.machine.has_batch() {
+            self.commit_due = Some(clock::monotonic() + self.pace.commit_interval);
+        }
+        if self.job.is_some() {
+            return;
+        }
+        if self.is_commit_due() {
+            self.start_commit();
+        } else if !self.rewrites.is_empty() {
+            let waiting = std::mem::take(&mut self.rewrites);
+            self.start(Job::Rewrite, RunningJob::Rewrite { waiting });
+        }
+    }
+
+    fn is_commit_due(&mut self) -> bool {
+        let store = self.machine.store();
+        !self.flushes.is_empty()
+            || !self.rewrites.is_empty() && self.commit_due.is_some()
+            || store.wants_commit()
+            || store.batch().operations() as u64 >= self.pace.commit_operations
+            || store.compaction_state() == CompactionState::WaitsForCommit
+            || self.commit_due.is_some_and(|due| due <= clock::monotonic())
+    }
+
+    fn start_commit(&mut self) {
+        let position = self.machine.applied();
+        let snapshot =
+            (position.index >= self.snapshot_index + self.pace.snapshot_count).then(|| {
+                self.snapshot_index = position.index;
+                RaftSnapshot {
+                    index: wal::Index(position.index),
+                    term: wal::Term(position.term),
+                    conf_state: to_log_configuration(&self.configuration),
+                    data: self.machine.members().to_v2_tree(position.index),
+                }
+            });
+        let batch = self.machine.take_batch();
+        self.commit_due = None;
+        let flushes = std::mem::take(&mut self.flushes);
+        self.start(Job::Commit(batch), RunningJob::Commit { flushes, snapshot });
+    }
+
+    fn start(&mut self, job: Job, running: RunningJob) {
+        // `commit_thread` ends early only after a fault, which comes out of `outcomes`.
+        let _ = self.jobs.send(job);
+        self.job = Some(running);
+    }
+
+    /// Carries a running compaction on by one step, if the last one is long enough ago.
+    fn compact(&mut self) -> Result<(), Fault> {
+        if self.machine.store().compaction_state() != CompactionState::Runs {
+            self.compaction_due = None;
+            return Ok(());
+        }
+        let now = clock::monotonic();
+        if self.compaction_due.is_some_and(|due| due > now) {
+            return Ok(());
+        }
+        self.machine.store().compact_step(COMPACTION_STEP)?;
+        self.compaction_due = Some(now + COMPACTION_PAUSE);
+        Ok(())
+    }
+
+    /// Waits for the commit under way when too much stands in memory uncommitted.
+    fn hold_back(&mut self) -> Result<(), Fault> {
+        while self.machine.store().recent_bytes() >= RECENT_BYTES_MAX && self.job.is_some() {
+            match self.outcomes.recv() {
+                Ok(outcome) => self.finish_job(outcome?)?,
+                Err(_) => return Ok(()),
+            }
+            self.start_job();
+        }
+        Ok(())
+    }
+
+    /// Commits what is applied.
+    fn stop(mut self) -> Result<(), Fault> {
+        while self.job.is_some() || self.machine.has_batch() {
+            if self.job.is_none() {
+                self.start_commit();
+            }
+            match self.outcomes.recv() {
+                Ok(outcome) => self.finish_job(outcome?)?,
+                Err(_) => return Ok(()),
+            }
+        }
+        self.requests.stop();
+        Ok(())
+    }
+}

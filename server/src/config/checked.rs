@@ -1,0 +1,749 @@
+//! What the settings mean.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::address::{AddressError, ClientUrl, MetricsUrl, PeerUrl};
+use super::duration;
+use super::file::FILE_BYTES_MAX;
+use super::note::Note;
+use super::refusal::{Refusal, Source};
+use super::typed::{self, Setting, Settings, Typed};
+
+/// etcd's quota when none is set.
+const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
+/// Above this etcd warns: such a database takes long to copy and to start.
+const QUOTA_BYTES_RECOMMENDED_MAX: u64 = 8 << 30;
+/// Above this etcd warns: one such request keeps all others waiting.
+const REQUEST_BYTES_RECOMMENDED_MAX: u64 = 10 << 20;
+/// gRPC frames a message with a 32-bit length, and the receive limit lies 512 KiB above this.
+const REQUEST_BYTES_MAX: u64 = i32::MAX as u64 - (512 << 10);
+/// Each operation costs memory twice, as request and as answer.
+const TXN_OPS_MAX: u64 = 1 << 20;
+/// etcd's bound: a longer silence is no election but an outage.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
+/// A follower that knows fewer heartbeats than this calls elections for nothing.
+const ELECTION_PER_HEARTBEAT_MIN: u64 = 5;
+/// Log entries between snapshots are kept on disk and replayed at start.
+const SNAPSHOT_COUNT_MAX: u64 = 100_000_000;
+const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
+const BATCH_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
+/// What is not in the database file yet is replayed from the log at start.
+const BATCH_INTERVAL_MAX: Duration = Duration::from_secs(60);
+const BATCH_LIMIT_DEFAULT: u64 = 10_000;
+const BATCH_LIMIT_MAX: u64 = 10_000_000;
+/// A retention beyond ten years of hours is a slip of the finger, and off is written as 0.
+const RETENTION_HOURS_MAX: u64 = 10 * 366 * 24;
+/// URLs of one kind; more would only slow every connection attempt.
+const URLS_MAX: usize = 64;
+/// The name is part of every member list; a longer one is no name.
+const NAME_BYTES_MAX: usize = 255;
+const DEFAULT_NAME: &str = "default";
+
+/// What a command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// Print this to standard output and end with success: help or versions.
+    Print(String),
+    /// Run a server.
+    Serve(Box<Config>),
+}
+
+/// The settings of one server, all checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The member's name, not empty.
+    pub name: String,
+    /// The folder of the member's data.
+    pub data_dir: PathBuf,
+    /// The folder of the write-ahead log, if it is not below `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Where clients are served, never empty.
+    pub listen_client_urls: Vec<ClientUrl>,
+    /// What clients are told, never empty.
+    pub advertise_client_urls: Vec<ClientUrl>,
+    /// Where other members are served, never empty.
+    pub listen_peer_urls: Vec<PeerUrl>,
+    /// What other members are told, never empty.
+    pub initial_advertise_peer_urls: Vec<PeerUrl>,
+    /// The members of a new cluster: this one. See [`Config::check_bootstrap`].
+    pub initial_cluster: Vec<InitialMember>,
+    /// Whether the cluster is to be made or joined, as long as there is no data.
+    pub initial_cluster_state: InitialClusterState,
+    /// Mixed into the ids of the cluster and its members.
+    pub initial_cluster_token: String,
+    /// The size of the database that stops writes.
+    pub quota: Quota,
+    /// The largest request in bytes.
+    pub max_request_bytes: u64,
+    /// The most operations in one transaction.
+    pub max_txn_ops: u64,
+    /// When old revisions go by themselves.
+    pub auto_compaction: AutoCompaction,
+    /// The time between the leader's heartbeats.
+    pub heartbeat_interval: Duration,
+    /// A follower's patience.
+    pub election_timeout: Duration,
+    /// Applied entries between two snapshots of the log.
+    pub snapshot_count: NonZeroU64,
+    /// How many snapshot files stay.
+    pub max_snapshots: KeepFiles,
+    /// How many log files stay.
+    pub max_wals: KeepFiles,
+    /// The longest wait before changes go to the database file.
+    pub backend_batch_interval: Duration,
+    /// The most changes before they go to the database file.
+    pub backend_batch_limit: NonZeroU64,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// How it is logged.
+    pub log_format: LogFormat,
+    /// Further addresses for metrics and health.
+    pub listen_metrics_urls: Vec<MetricsUrl>,
+    /// To be told through the log as soon as there is one.
+    pub notes: Vec<Note>,
+}
+
+/// One member of a new cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its name.
+    pub name: String,
+    /// Where other members reach it, sorted.
+    pub peer_urls: Vec<PeerUrl>,
+}
+
+/// Whether the cluster exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitialClusterState {
+    /// It is made by its first members' start.
+    New,
+    /// It runs, and this member joins.
+    Existing,
+}
+
+/// The size of the database that stops writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    /// This many bytes.
+    Bytes(u64),
+    /// Only the disk is the limit.
+    Unlimited,
+}
+
+/// When old revisions go by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Never.
+    Off,
+    /// What was replaced longer ago than this.
+    Periodic(Duration),
+    /// What is older than this many revisions.
+    Revisions(NonZeroU64),
+}
+
+/// How many files of a kind stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepFiles {
+    /// All of them.
+    All,
+    /// The newest of them.
+    Newest(NonZeroU64),
+}
+
+/// The least severe lines that are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// For developers.
+    Debug,
+    /// What happens in the life of a server.
+    Info,
+    /// What somebody should look at.
+    Warn,
+    /// What failed. etcd's dpanic, panic and fatal, which we have no lines for, mean this too.
+    Error,
+}
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object per line, with etcd's keys.
+    Json,
+    /// Text for people and for the journal.
+    Text,
+}
+
+impl Config {
+    /// What `arguments` (without the program's name) and `environment` ask for. Reads the
+    /// configuration file if they name one, and nothing else.
+    ///
+    /// # Errors
+    /// Names the flag, variable or key that cannot be right, its value, and what is allowed.
+    pub fn from_process(
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> Result<Invocation, Refusal> {
+        Config::from_sources(arguments, environment, read_bounded)
+    }
+
+    /// [`Config::from_process`] with the file system as an argument.
+    pub(super) fn from_sources(
+        arguments: &[OsString],
+        environment: &[(OsString, OsString)],
+        read_file: impl Fn(&Path) -> io::Result<String>,
+    ) -> Result<Invocation, Refusal> {
+        match typed::collect(arguments, environment, read_file)? {
+            Typed::Print(text) => Ok(Invocation::Print(text)),
+            Typed::Serve(settings) => Ok(Invocation::Serve(Box::new(Config::check(&settings)?))),
+        }
+    }
+
+    /// The folder of the write-ahead log.
+    pub fn wal_path(&self) -> PathBuf {
+        self.wal_dir
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("member").join("wal"))
+    }
+
+    /// Checks what counts only while there is no data: that this member is in the initial cluster,
+    /// under the URLs that it tells others.
+    ///
+    /// # Errors
+    /// Names both settings and what only one of them has.
+    pub fn check_bootstrap(&self) -> Result<(), Refusal> {
+        let Some(own) = self
+            .initial_cluster
+            .iter()
+            .find(|member| member.name == self.name)
+        else {
+            return Err(Refusal::new(format!(
+                "couldn't find local name {:?} in the initial cluster configuration; \
+                 add {}=URL to --initial-cluster or change --name",
+                self.name, self.name
+            )));
+        };
+        let advertised = join(&self.initial_advertise_peer_urls);
+        for url in &own.peer_urls {
+            if !self.initial_advertise_peer_urls.contains(url) {
+                return Err(Refusal::new(format!(
+                    "--initial-cluster has {url} but missing from \
+                     --initial-advertise-peer-urls={advertised}"
+                )));
+            }
+        }
+        for url in &self.initial_advertise_peer_urls {
+            if !own.peer_urls.contains(url) {
+                return Err(Refusal::new(format!(
+                    "--initial-advertise-peer-urls has {url} but missing from \
+                     --initial-cluster={}={}",
+                    own.name,
+                    join(&own.peer_urls)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(settings: &Settings) -> Result<Config, Refusal> {
+        let mut notes = settings.notes.clone();
+        let name = name(settings, &mut notes)?;
+        let initial_advertise_peer_urls = urls(
+            settings,
+            "initial-advertise-peer-urls",
+            DEFAULT_PEER_URL,
+            PeerUrl::to_advertise,
+        )?;
+        let (heartbeat_interval, election_timeout) = timeouts(settings)?;
+        Ok(Config {
+            data_dir: data_dir(settings, &name, &mut notes),
+            wal_dir: settings
+                .get("wal-dir")
+                .map(|setting| PathBuf::from(&setting.text)),
+            listen_client_urls: urls(
+                settings,
+                "listen-client-urls",
+                DEFAULT_CLIENT_URL,
+                ClientUrl::to_listen,
+            )?,
+            advertise_client_urls: advertise_client_urls(settings)?,
+            listen_peer_urls: urls(
+                settings,
+                "listen-peer-urls",
+                DEFAULT_PEER_URL,
+                PeerUrl::to_listen,
+            )?,
+            initial_cluster: initial_cluster(settings, &name, &initial_advertise_peer_urls)?,
+            initial_advertise_peer_urls,
+            initial_cluster_state: initial_cluster_state(settings)?,
+            initial_cluster_token: settings
+                .get("initial-cluster-token")
+                .map_or_else(|| "etcd-cluster".to_owned(), |setting| setting.text.clone()),
+            quota: quota(settings, &mut notes)?,
+            max_request_bytes: max_request_bytes(settings, &mut notes)?,
+            max_txn_ops: number(settings, "max-txn-ops", 128, 1, TXN_OPS_MAX)?,
+            auto_compaction: auto_compaction(settings)?,
+            heartbeat_interval,
+            election_timeout,
+            snapshot_count: or_default(
+                number(settings, "snapshot-count", 0, 0, SNAPSHOT_COUNT_MAX)?,
+                SNAPSHOT_COUNT_DEFAULT,
+            ),
+            max_snapshots: keep_files(settings, "max-snapshots")?,
+            max_wals: keep_files(settings, "max-wals")?,
+            backend_batch_interval: batch_interval(settings)?,
+            backend_batch_limit: or_default(
+                number(settings, "backend-batch-limit", 0, 0, BATCH_LIMIT_MAX)?,
+                BATCH_LIMIT_DEFAULT,
+            ),
+            log_level: log_level(settings)?,
+            log_format: log_format(settings)?,
+            listen_metrics_urls: match settings.get("listen-metrics-urls") {
+                Some(setting) => urls_of(setting, "listen-metrics-urls", MetricsUrl::to_listen)?,
+                None => Vec::new(),
+            },
+            name,
+            notes,
+        })
+    }
+}
+
+const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+const DEFAULT_PEER_URL: &str = "http://localhost:2380";
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "the file is larger than {FILE_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(text)
+}
+
+fn refuse(setting: &Setting, name: &str, reason: impl Display) -> Refusal {
+    Refusal::of_value(&setting.source, name, &setting.text, reason)
+}
+
+fn name(settings: &Settings, notes: &mut Vec<Note>) -> Result<String, Refusal> {
+    let Some(setting) = settings.get("name") else {
+        notes.push(Note::DefaultName);
+        return Ok(DEFAULT_NAME.to_owned());
+    };
+    let name = &setting.text;
+    if name.len() > NAME_BYTES_MAX
+        || name.contains(['=', ','])
+        || name.chars().any(char::is_control)
+    {
+        return Err(refuse(
+            setting,
+            "name",
+            format!(
+                "expected at most {NAME_BYTES_MAX} bytes without '=', ',' and control characters"
+            ),
+        ));
+    }
+    if name == DEFAULT_NAME {
+        notes.push(Note::DefaultName);
+    }
+    Ok(name.clone())
+}
+
+fn data_dir(settings: &Settings, name: &str, notes: &mut Vec<Note>) -> PathBuf {
+    match settings.get("data-dir") {
+        Some(setting) => PathBuf::from(&setting.text),
+        None => {
+            let path = PathBuf::from(format!("{}.etcd", name.replace('/', "_")));
+            notes.push(Note::DefaultDataDir { path: path.clone() });
+            path
+        }
+    }
+}
+
+fn urls<U: Clone + Ord>(
+    settings: &Settings,
+    name: &str,
+    default: &str,
+    check: impl Fn(&str) -> Result<U, AddressError>,
+) -> Result<Vec<U>, Refusal> {
+    match settings.get(name) {
+        Some(setting) => urls_of(setting, name, check),
+        None => Ok(vec![check(default).expect("the default URLs are valid")]),
+    }
+}
+
+/// The URLs of a comma-separated text, sorted as etcd sorts them.
+fn urls_of<U: Ord>(
+    setting: &Setting,
+    name: &str,
+    check: impl Fn(&str) -> Result<U, AddressError>,
+) -> Result<Vec<U>, Refusal> {
+    let mut urls = Vec::new();
+    for text in setting.text.split(',') {
+        let url = check(text).map_err(|error| refuse(setting, name, error))?;
+        if urls.contains(&url) {
+            return Err(refuse(
+                setting,
+                name,
+                format!("{} is listed twice", text.trim()),
+            ));
+        }
+        if urls.len() == URLS_MAX {
+            return Err(refuse(
+                setting,
+                name,
+                format!("expected at most {URLS_MAX} URLs"),
+            ));
+        }
+        urls.push(url);
+    }
+    urls.sort();
+    Ok(urls)
+}
+
+fn advertise_client_urls(settings: &Settings) -> Result<Vec<ClientUrl>, Refusal> {
+    let name = "advertise-client-urls";
+    match (settings.get("listen-client-urls"), settings.get(name)) {
+        (Some(listen), None) => Err(refuse(
+            listen,
+            "listen-client-urls",
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        )),
+        _ => urls(settings, name, DEFAULT_CLIENT_URL, ClientUrl::to_advertise),
+    }
+}
+
+fn initial_cluster(
+    settings: &Settings,
+    own_name: &str,
+    own_urls: &[PeerUrl],
+) -> Result<Vec<InitialMember>, Refusal> {
+    let Some(setting) = settings.get("initial-cluster") else {
+        let own = InitialMember {
+            name: own_name.to_owned(),
+            peer_urls: own_urls.to_vec(),
+        };
+        return Ok(vec![own]);
+    };
+    let refuse = |reason: String| refuse(setting, "initial-cluster", reason);
+    let mut members: Vec<InitialMember> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for part in setting.text.split(',') {
+        let Some((name, url)) = part
+            .trim()
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+        else {
+            return Err(refuse(format!("expected NAME=URL, not {part:?}")));
+        };
+        let url = PeerUrl::to_advertise(url).map_err(|error| refuse(error.to_string()))?;
+        if !seen.insert(url.clone()) {
+            return Err(refuse(format!(
+                "initial cluster {} has duplicate url",
+                setting.text
+            )));
+        }
+        if seen.len() > URLS_MAX {
+            return Err(refuse(format!("expected at most {URLS_MAX} URLs")));
+        }
+        match members.iter_mut().find(|member| member.name == name) {
+            Some(member) => member.peer_urls.push(url),
+            None => members.push(InitialMember {
+                name: name.to_owned(),
+                peer_urls: vec![url],
+            }),
+        }
+    }
+    if members.len() > 1 {
+        return Err(refuse(format!(
+            "this version runs one member, and {} are listed; name only this member",
+            members.len()
+        )));
+    }
+    for member in &mut members {
+        member.peer_urls.sort();
+    }
+    Ok(members)
+}
+
+fn initial_cluster_state(settings: &Settings) -> Result<InitialClusterState, Refusal> {
+    let Some(setting) = settings.get("initial-cluster-state") else {
+        return Ok(InitialClusterState::New);
+    };
+    match setting.text.as_str() {
+        "new" => Ok(InitialClusterState::New),
+        "existing" => Ok(InitialClusterState::Existing),
+        _ => Err(refuse(
+            setting,
+            "initial-cluster-state",
+            "invalid value, expected new or existing",
+        )),
+    }
+}
+
+/// A whole number in Go's notation: decimal, or with the prefix of another base, and with `_`
+/// between digits.
+fn parse_number(text: &str) -> Option<i128> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (radix, digits) = match lower.as_bytes() {
+        [b'0', b'x', ..] => (16, &lower[2..]),
+        [b'0', b'o', ..] => (8, &lower[2..]),
+        [b'0', b'b', ..] => (2, &lower[2..]),
+        [b'0', _, ..] => (8, &lower[1..]),
+        _ => (10, lower.as_str()),
+    };
+    let digits = digits.replace('_', "");
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return None;
+    }
+    let number = i128::from_str_radix(&digits, radix).ok()?;
+    Some(if negative { -number } else { number })
+}
+
+fn number(
+    settings: &Settings,
+    name: &str,
+    default: u64,
+    min: u64,
+    max: u64,
+) -> Result<u64, Refusal> {
+    let Some(setting) = settings.get(name) else {
+        return Ok(default);
+    };
+    parse_number(&setting.text)
+        .and_then(|number| u64::try_from(number).ok())
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| {
+            refuse(
+                setting,
+                name,
+                format!("expected a whole number from {min} to {max}"),
+            )
+        })
+}
+
+/// etcd's "zero means the default".
+fn or_default(number: u64, default: u64) -> NonZeroU64 {
+    NonZeroU64::new(number)
+        .or_else(|| NonZeroU64::new(default))
+        .expect("the defaults are not zero")
+}
+
+fn keep_files(settings: &Settings, name: &str) -> Result<KeepFiles, Refusal> {
+    const KEPT_BY_DEFAULT: u64 = 5;
+    let number = number(settings, name, KEPT_BY_DEFAULT, 0, u64::from(u32::MAX))?;
+    Ok(NonZeroU64::new(number).map_or(KeepFiles::All, KeepFiles::Newest))
+}
+
+fn timeouts(settings: &Settings) -> Result<(Duration, Duration), Refusal> {
+    let heartbeat = number(settings, "heartbeat-interval", 100, 0, u64::MAX)?;
+    let election = number(settings, "election-timeout", 1000, 0, u64::MAX)?;
+    let of = |name: &str, value: u64, reason: String| match settings.get(name) {
+        Some(setting) => refuse(setting, name, reason),
+        None => Refusal::of_value(&Source::Flag, name, &value.to_string(), reason),
+    };
+    if heartbeat == 0 {
+        let reason = "--heartbeat-interval must be >0 (set to 0ms)".to_owned();
+        return Err(of("heartbeat-interval", heartbeat, reason));
+    }
+    if election == 0 {
+        let reason = "--election-timeout must be >0 (set to 0ms)".to_owned();
+        return Err(of("election-timeout", election, reason));
+    }
+    if election > ELECTION_TIMEOUT_MS_MAX {
+        let reason = format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than \
+             {ELECTION_TIMEOUT_MS_MAX}ms"
+        );
+        return Err(of("election-timeout", election, reason));
+    }
+    if heartbeat.saturating_mul(ELECTION_PER_HEARTBEAT_MIN) > election {
+        let reason = format!(
+            "--election-timeout[{election}ms] should be at least as \
+             {ELECTION_PER_HEARTBEAT_MIN} times as --heartbeat-interval[{heartbeat}ms]"
+        );
+        let name = match settings.get("election-timeout") {
+            Some(_) => "election-timeout",
+            None => "heartbeat-interval",
+        };
+        let value = if name == "election-timeout" {
+            election
+        } else {
+            heartbeat
+        };
+        return Err(of(name, value, reason));
+    }
+    Ok((
+        Duration::from_millis(heartbeat),
+        Duration::from_millis(election),
+    ))
+}
+
+fn quota(settings: &Settings, notes: &mut Vec<Note>) -> Result<Quota, Refusal> {
+    let name = "quota-backend-bytes";
+    let Some(setting) = settings.get(name) else {
+        return Ok(Quota::Bytes(QUOTA_BYTES_DEFAULT));
+    };
+    let bytes = parse_number(&setting.text)
+        .and_then(|number| i64::try_from(number).ok())
+        .ok_or_else(|| {
+            refuse(
+                setting,
+                name,
+                "parse error, expected a whole number of bytes; 0 is the default of 2 GiB, \
+                 a negative number is no quota",
+            )
+        })?;
+    match u64::try_from(bytes) {
+        Err(_) => Ok(Quota::Unlimited),
+        Ok(0) => Ok(Quota::Bytes(QUOTA_BYTES_DEFAULT)),
+        Ok(bytes) => {
+            if bytes > QUOTA_BYTES_RECOMMENDED_MAX {
+                let recommended = QUOTA_BYTES_RECOMMENDED_MAX;
+                notes.push(Note::QuotaAboveMaximum { bytes, recommended });
+            }
+            Ok(Quota::Bytes(bytes))
+        }
+    }
+}
+
+fn max_request_bytes(settings: &Settings, notes: &mut Vec<Note>) -> Result<u64, Refusal> {
+    let bytes = number(
+        settings,
+        "max-request-bytes",
+        1_572_864,
+        1,
+        REQUEST_BYTES_MAX,
+    )?;
+    if bytes > REQUEST_BYTES_RECOMMENDED_MAX {
+        let recommended = REQUEST_BYTES_RECOMMENDED_MAX;
+        notes.push(Note::RequestLimitAboveRecommended { bytes, recommended });
+    }
+    Ok(bytes)
+}
+
+fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, Refusal> {
+    let name = "auto-compaction-retention";
+    let mode = settings
+        .get("auto-compaction-mode")
+        .map_or("periodic", |s| s.text.as_str());
+    if !["periodic", "revision"].contains(&mode) {
+        let setting = settings
+            .get("auto-compaction-mode")
+            .expect("the default mode is known");
+        return Err(refuse(
+            setting,
+            "auto-compaction-mode",
+            format!("unknown auto-compaction-mode {mode:?}, expected periodic or revision"),
+        ));
+    }
+    let Some(setting) = settings.get(name) else {
+        return Ok(AutoCompaction::Off);
+    };
+    let unparsed = |reason: String| {
+        refuse(
+            setting,
+            name,
+            format!("error parsing CompactionRetention: {reason}"),
+        )
+    };
+    let whole = parse_number(&setting.text).and_then(|number| u64::try_from(number).ok());
+    if mode == "revision" {
+        let revisions = whole
+            .filter(|number| i64::try_from(*number).is_ok())
+            .ok_or_else(|| unparsed("expected a number of revisions to keep, 0 for off".into()))?;
+        return Ok(
+            NonZeroU64::new(revisions).map_or(AutoCompaction::Off, AutoCompaction::Revisions)
+        );
+    }
+    let period = match whole {
+        Some(hours) if hours <= RETENTION_HOURS_MAX => Duration::from_secs(hours * 3600),
+        Some(hours) => {
+            return Err(unparsed(format!(
+                "{hours} hours; expected at most {RETENTION_HOURS_MAX} hours, or a time such as 30m"
+            )));
+        }
+        None => duration::parse(&setting.text).map_err(unparsed)?,
+    };
+    Ok(if period.is_zero() {
+        AutoCompaction::Off
+    } else {
+        AutoCompaction::Periodic(period)
+    })
+}
+
+fn batch_interval(settings: &Settings) -> Result<Duration, Refusal> {
+    let name = "backend-batch-interval";
+    let Some(setting) = settings.get(name) else {
+        return Ok(BATCH_INTERVAL_DEFAULT);
+    };
+    let interval = duration::parse(&setting.text).map_err(|reason| {
+        refuse(
+            setting,
+            name,
+            format!("{reason}; expected a time such as 100ms"),
+        )
+    })?;
+    if interval > BATCH_INTERVAL_MAX {
+        let max = BATCH_INTERVAL_MAX.as_secs();
+        return Err(refuse(setting, name, format!("expected at most {max}s")));
+    }
+    Ok(if interval.is_zero() {
+        BATCH_INTERVAL_DEFAULT
+    } else {
+        interval
+    })
+}
+
+fn log_level(settings: &Settings) -> Result<LogLevel, Refusal> {
+    let Some(setting) = settings.get("log-level") else {
+        return Ok(LogLevel::Info);
+    };
+    match setting.text.as_str() {
+        "debug" => Ok(LogLevel::Debug),
+        "info" => Ok(LogLevel::Info),
+        "warn" => Ok(LogLevel::Warn),
+        "error" | "dpanic" | "panic" | "fatal" => Ok(LogLevel::Error),
+        text => Err(refuse(
+            setting,
+            "log-level",
+            format!(
+                "unrecognized level: {text:?}, expected debug, info, warn, error, dpanic, panic \
+                 or fatal"
+            ),
+        )),
+    }
+}
+
+fn log_format(settings: &Settings) -> Result<LogFormat, Refusal> {
+    let Some(setting) = settings.get("log-format") else {
+        return Ok(LogFormat::Json);
+    };
+    match setting.text.as_str() {
+        "json" => Ok(LogFormat::Json),
+        "text" | "console" => Ok(LogFormat::Text),
+        text => Err(refuse(
+            setting,
+            "log-format",
+            format!("unknown log format: {text}, supported values json, console, text"),
+        )),
+    }
+}
+
+fn join<T: Display>(urls: &[T]) -> String {
+    urls.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}

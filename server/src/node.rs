@@ -1,0 +1,280 @@
+//! A running member: opens the rooms, starts the threads, stops them in order.
+//!
+//! | thread          | owns                                       | asks            |
+//! |-----------------|--------------------------------------------|-----------------|
+//! | `raft_thread`   | consensus, the write-ahead log             | `apply_thread`  |
+//! | `apply_thread`  | the state machine, what readers may see    | both others     |
+//! | `commit_thread` | the database file's writing side           | `apply_thread`  |
+//! | tokio's         | one connection or call each, nothing shared| all             |
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use consensus::Node as Consensus;
+use storage::disk::Disk;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::api::{Limits, Member};
+use crate::apply_thread::{self, ApplyThread, Doors, Pace};
+use crate::commit_thread::CommitThread;
+use crate::config::{Config, KeepFiles, Quota};
+use crate::data_dir::{self, Opened, Paths, StartError};
+use crate::metrics::Metrics;
+use crate::raft_thread::{self, LogFiles, RaftThread};
+use crate::requests::{QUEUE_LENGTH_MAX, Requests, first_request_id};
+use crate::views::{ConsensusState, State, Views};
+use crate::{clock, random};
+
+/// Beside two election timeouts, how long a request may take; etcd's value.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a thread, and so the member, ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The disk, or what it holds.
+    #[error(transparent)]
+    Storage(#[from] storage::Fault),
+    /// The state that the log leads to.
+    #[error(transparent)]
+    State(#[from] state_machine::Fault),
+    /// A mistake of ours.
+    #[error("{thread} broke an invariant and panicked; the lines above say where")]
+    Panic {
+        /// The thread's name.
+        thread: &'static str,
+    },
+}
+
+/// A member whose threads run.
+pub struct Node {
+    member: Arc<Member>,
+    raft: SyncSender<raft_thread::Input>,
+    apply: Sender<apply_thread::Input>,
+    threads: Vec<JoinHandle<()>>,
+    failures: UnboundedReceiver<Failure>,
+    new: bool,
+}
+
+impl Node {
+    /// Opens the data directory and starts the threads.
+    pub fn start(
+        config: &Config,
+        disk: &Arc<dyn Disk>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Node, StartError> {
+        let opened = data_dir::open(config, disk)?;
+        let Opened {
+            identity,
+            store,
+            mut machine,
+            log,
+            initial,
+            new,
+        } = opened;
+
+        // 1. The cores.
+        let snapshot = initial.snapshot.clone();
+        let consensus = start_consensus(config, &identity, initial)?;
+        let views = Arc::new(Views::new(State::of(&mut machine)));
+        let state = Arc::new(ConsensusState::default());
+
+        // 2. The doors between the threads.
+        let (raft, raft_inbox) = sync_channel(QUEUE_LENGTH_MAX);
+        let (apply, apply_inbox) = channel();
+        let (jobs, jobs_inbox) = sync_channel(1);
+        let (outcomes, outcomes_inbox) = channel();
+        let (failure, failures) = unbounded_channel();
+        let started = u64::try_from(clock::since_unix_epoch().as_millis()).unwrap_or_default();
+        let limits = limits(config);
+        let requests = Arc::new(Requests::new(
+            raft.clone(),
+            first_request_id(identity.member.0, started),
+            REQUEST_TIMEOUT + 2 * config.election_timeout,
+            limits.request_bytes,
+        ));
+
+        // 3. The threads.
+        let commit_thread = CommitThread {
+            store,
+            jobs: jobs_inbox,
+            outcomes,
+            apply: apply.clone(),
+            metrics: metrics.clone(),
+        };
+        let doors = Doors {
+            inbox: apply_inbox,
+            raft: raft.clone(),
+            jobs,
+            outcomes: outcomes_inbox,
+            requests: requests.clone(),
+            views: views.clone(),
+            metrics: metrics.clone(),
+        };
+        let pace = Pace {
+            commit_interval: config.backend_batch_interval,
+            commit_operations: config.backend_batch_limit.get(),
+            snapshot_count: config.snapshot_count.get(),
+        };
+        let snapshot_index = snapshot.index.0;
+        let apply_thread =
+            ApplyThread::new(machine, snapshot.conf_state, snapshot_index, pace, doors);
+        let raft_thread = RaftThread {
+            node: consensus,
+            log,
+            files: log_files(config, disk),
+            inbox: raft_inbox,
+            apply: apply.clone(),
+            requests: requests.clone(),
+            state: state.clone(),
+            heartbeat_interval: config.heartbeat_interval,
+            metrics: metrics.clone(),
+            unwritten: None,
+        };
+        let threads = vec![
+            spawn("raft", &failure, move || Ok(raft_thread.run()?))?,
+            spawn("apply", &failure, move || Ok(apply_thread.run()?))?,
+            spawn("commit", &failure, move || {
+                commit_thread.run();
+                Ok(())
+            })?,
+        ];
+        let member = Member {
+            identity,
+            views,
+            consensus: state,
+            requests,
+            apply: apply.clone(),
+            limits,
+            metrics,
+        };
+        Ok(Node {
+            member: Arc::new(member),
+            raft,
+            apply,
+            threads,
+            failures,
+            new,
+        })
+    }
+
+    /// What the services need of it.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Whether its data directory was made by this start.
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Waits until a thread ends by itself.
+    pub async fn failure(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops the threads: no more proposals, all that is committed applied, all of that durable.
+    pub fn stop(self) -> Result<(), Failure> {
+        let Node {
+            raft,
+            apply,
+            threads,
+            mut failures,
+            member,
+            ..
+        } = self;
+        let mut threads = threads.into_iter();
+        // The doors of a thread that has failed are closed; its failure is told below.
+        let _ = raft.send(raft_thread::Input::Stop);
+        for thread in threads.by_ref().take(1) {
+            let _ = thread.join();
+        }
+        let _ = apply.send(apply_thread::Input::Stop);
+        drop((apply, raft));
+        for thread in threads {
+            let _ = thread.join();
+        }
+        member.requests.stop();
+        match failures.try_recv() {
+            Ok(failure) => Err(failure),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn start_consensus(
+    config: &Config,
+    identity: &crate::identity::Identity,
+    initial: consensus::Initial,
+) -> Result<Consensus, StartError> {
+    let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
+    let options = consensus::Options {
+        id: identity.node(),
+        election_ticks: usize::try_from(ticks).unwrap_or(10).max(2),
+        heartbeat_ticks: 1,
+        seed: random::seed(),
+        // Entries behind the snapshot are delivered again; those that the database holds already
+        // pass by without effect, but consensus learns its configuration from them.
+        applied: initial.snapshot.index,
+    };
+    Consensus::new(&options, initial).map_err(|error| StartError::Refused {
+        path: Paths::of(config).wal,
+        what: format!("its log contradicts itself: {error}; restore this member from a backup"),
+    })
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        quota: match config.quota {
+            Quota::Bytes(bytes) => Some(bytes),
+            Quota::Unlimited => None,
+        },
+        request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+        txn_operations: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
+    }
+}
+
+fn log_files(config: &Config, disk: &Arc<dyn Disk>) -> LogFiles {
+    let count = |keep: KeepFiles| match keep {
+        KeepFiles::All => 0,
+        KeepFiles::Newest(count) => usize::try_from(count.get()).unwrap_or(usize::MAX),
+    };
+    LogFiles {
+        disk: disk.clone(),
+        snapshot_folder: Paths::of(config).snap,
+        segments_max: count(config.max_wals),
+        snapshots_max: count(config.max_snapshots),
+    }
+}
+
+/// Starts a thread that reports how it ended, unless that was well.
+fn spawn(
+    name: &'static str,
+    failures: &UnboundedSender<Failure>,
+    work: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let failures = failures.clone();
+    let run = move || {
+        // After a panic nothing of the thread is used again.
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(work));
+        let failure = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::Panic { thread: name },
+        };
+        // The receiver is gone only when the member has stopped.
+        let _ = failures.send(failure);
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|source: io::Error| {
+            StartError::Setting(format!("cannot start a thread: {source}"))
+        })
+}

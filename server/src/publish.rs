@@ -1,0 +1,64 @@
+//! What a member tells its cluster when it has started: its name, where clients reach it, and, if
+//! nobody has done so, the cluster's version.
+
+use std::time::Duration;
+
+use proto::etcdserverpb::InternalRaftRequest;
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use tonic::{Code, Status};
+
+use crate::api::Member;
+use crate::config::{CLUSTER_VERSION, Config};
+
+/// Between two tries while there is no leader.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Returns once everything is told, which takes a leader.
+pub async fn publish(config: &Config, member: &Member) -> Result<(), Status> {
+    let urls: Vec<String> = config
+        .advertise_client_urls
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let id = member.identity().member;
+    loop {
+        let members = member.state().members.clone();
+        let request = match members.get(id) {
+            Some(own) if own.name != config.name || own.client_urls != urls => {
+                attributes(id.0, config.name.clone(), urls.clone())
+            }
+            Some(_) if members.version().is_none() => version(),
+            Some(_) if member.linearizable_state().is_ok() => return Ok(()),
+            _ => {
+                // Not applied yet that there is such a member, or nobody leads.
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        match member.submit(request).await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(RETRY).await,
+            Err(status) => return Err(status),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn attributes(member_id: u64, name: String, client_urls: Vec<String>) -> InternalRaftRequest {
+    let member_attributes = Some(Attributes { name, client_urls });
+    InternalRaftRequest {
+        cluster_member_attr_set: Some(ClusterMemberAttrSetRequest {
+            member_id,
+            member_attributes,
+        }),
+        ..Default::default()
+    }
+}
+
+fn version() -> InternalRaftRequest {
+    InternalRaftRequest {
+        cluster_version_set: Some(ClusterVersionSetRequest {
+            ver: CLUSTER_VERSION.to_owned(),
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,227 @@
+//! Who waits for which answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use state_machine::{Applied, RequestId};
+use tokio::sync::oneshot;
+
+use crate::raft_thread::Input;
+
+/// Proposals that wait to be taken by `raft_thread`. It takes all that wait at once, so a full
+/// queue means that the disk has not kept up for thousands of requests; more would only wait longer.
+pub const QUEUE_LENGTH_MAX: usize = 8192;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Its encoded form is larger than the limit.
+    TooLarge,
+    /// Too many requests wait already.
+    TooManyRequests,
+    /// No leader took it.
+    NoLeader,
+    /// It was not applied in time; it may still be.
+    TimedOut,
+    /// The member stops.
+    Stopped,
+}
+
+/// Takes requests to the log and answers back. One for the whole member, shared by all handlers.
+pub struct Requests {
+    next_id: AtomicU64,
+    waiting: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, NoAnswer>>>>,
+    pending: AtomicUsize,
+    raft: SyncSender<Input>,
+    timeout: Duration,
+    size_max: usize,
+}
+
+impl Requests {
+    /// `first_id` comes from [`first_request_id`]; `size_max` bounds a request's encoded bytes.
+    pub fn new(
+        raft: SyncSender<Input>,
+        first_id: u64,
+        timeout: Duration,
+        size_max: usize,
+    ) -> Requests {
+        Requests {
+            next_id: AtomicU64::new(first_id),
+            waiting: Mutex::default(),
+            pending: AtomicUsize::new(0),
+            raft,
+            timeout,
+            size_max,
+        }
+    }
+
+    /// Puts a request into the log and waits until it is applied here.
+    pub async fn submit(&self, mut request: InternalRaftRequest) -> Result<Applied, NoAnswer> {
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        request.header = Some(RequestHeader {
+            id: id.0,
+            ..RequestHeader::default()
+        });
+        let data = Bytes::from(request.encode_to_vec());
+        if data.len() > self.size_max {
+            return Err(NoAnswer::TooLarge);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let _place = self.enter(id, sender);
+        self.raft
+            .try_send(Input::Propose { id, data })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => NoAnswer::TooManyRequests,
+                TrySendError::Disconnected(_) => NoAnswer::Stopped,
+            })?;
+        match tokio::time::timeout(self.timeout, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(NoAnswer::Stopped),
+            Err(_) => Err(NoAnswer::TimedOut),
+        }
+    }
+
+    /// Whether `raft_thread` and `apply_thread` both work. Writes nothing.
+    pub async fn ping(&self) -> bool {
+        let (reply, answered) = oneshot::channel();
+        self.raft.try_send(Input::Ping(reply)).is_ok()
+            && tokio::time::timeout(self.timeout, answered)
+                .await
+                .is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Number of requests that wait for an answer.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn answer(&self, applied: Applied) {
+        if let Some(waiting) = self.lock().remove(&applied.id) {
+            // Whoever waited may have gone meanwhile.
+            let _ = waiting.send(Ok(applied));
+        }
+    }
+
+    pub(crate) fn refuse(&self, id: RequestId, reason: NoAnswer) {
+        if let Some(waiting) = self.lock().remove(&id) {
+            let _ = waiting.send(Err(reason));
+        }
+    }
+
+    /// Tells all who wait that nothing will come any more.
+    pub(crate) fn stop(&self) {
+        self.lock().clear();
+    }
+
+    fn enter(
+        &self,
+        id: RequestId,
+        sender: oneshot::Sender<Result<Applied, NoAnswer>>,
+    ) -> Place<'_> {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(id, sender);
+        Place { requests: self, id }
+    }
+
+    fn lock(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<RequestId, oneshot::Sender<Result<Applied, NoAnswer>>>>
+    {
+        // The map is whole between any two calls, so a panic elsewhere does not spoil it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the table of those who wait, given up however the wait ends.
+struct Place<'r> {
+    requests: &'r Requests,
+    id: RequestId,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.requests.lock().remove(&self.id);
+        self.requests.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The first of a member's request ids since its start: low bits of the member's id, time of the
+/// start, and room to count, as etcd makes them, so that no two members or starts share one.
+pub fn first_request_id(member: u64, unix_milliseconds: u64) -> u64 {
+    let start = unix_milliseconds & ((1 << 40) - 1);
+    ((member & 0xFFFF) << 48) | (start << 8) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use mvcc::Revision;
+    use state_machine::Answer;
+
+    use super::*;
+
+    fn requests(length: usize, timeout: Duration) -> (Requests, Receiver<Input>) {
+        let (sender, receiver) = sync_channel(length);
+        (
+            Requests::new(sender, first_request_id(0xABCDE, 12), timeout, 100),
+            receiver,
+        )
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_its_own_answer() {
+        let (requests, raft) = requests(8, Duration::from_secs(60));
+        let answer = async {
+            let Input::Propose { id, .. } = raft.try_recv().expect("proposed") else {
+                panic!("another input");
+            };
+            let applied = Applied {
+                id,
+                result: Ok(Answer::Done),
+                revision: Revision(7),
+            };
+            requests.answer(applied);
+        };
+        let (applied, ()) = tokio::join!(requests.submit(InternalRaftRequest::default()), answer);
+        assert_eq!(applied.expect("answered").revision, Revision(7));
+        assert_eq!(requests.pending(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_leaves_no_place_behind() {
+        let (requests, _raft) = requests(1, Duration::from_millis(1));
+        let first = requests.submit(InternalRaftRequest::default()).await;
+        assert_eq!(first.err(), Some(NoAnswer::TimedOut));
+        let second = requests.submit(InternalRaftRequest::default()).await;
+        assert_eq!(second.err(), Some(NoAnswer::TooManyRequests));
+        assert_eq!(requests.pending(), 0);
+        assert!(requests.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_above_the_limit_is_not_proposed() {
+        let (requests, raft) = requests(1, Duration::from_secs(60));
+        let put = proto::etcdserverpb::PutRequest {
+            key: Bytes::from(vec![1; 200]),
+            ..Default::default()
+        };
+        let large = InternalRaftRequest {
+            put: Some(put),
+            ..Default::default()
+        };
+        assert_eq!(requests.submit(large).await.err(), Some(NoAnswer::TooLarge));
+        assert!(raft.try_recv().is_err());
+    }
+
+    #[test]
+    fn request_ids_hold_member_start_and_count() {
+        assert_eq!(first_request_id(0x1_ABCD, 0x1_2345), 0xABCD_0000_0123_4501);
+    }
+}

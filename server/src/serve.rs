@@ -1,0 +1,250 @@
+//! `holdfast serve`: from a configuration to a member that serves, until a signal ends it.
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::disk::Disk;
+use storage::disk::real::RealDisk;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::Api;
+use crate::config::{Config, ETCD_VERSION, HOLDFAST_VERSION};
+use crate::data_dir::StartError;
+use crate::http::{self, ConnectionSlots, Pages};
+use crate::member_pages::MemberPages;
+use crate::metrics::Metrics;
+use crate::node::{Failure, Node};
+use crate::service_notify::ServiceNotify;
+use crate::{auto_compaction, logging, publish};
+
+/// Exit code when the disk has failed, or what it holds is damaged or not for this server: starting
+/// again would not help, so a service manager must not do so.
+pub const EXIT_STORAGE: u8 = 3;
+/// While a start takes longer than systemd would wait, it is asked for more time in such steps.
+const START_EXTENSION: Duration = Duration::from_secs(30);
+
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    /// It never began.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It could not go on.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    /// Something around it.
+    #[error("cannot {action}: {source}")]
+    System { action: String, source: io::Error },
+    /// The cluster did not take what this member told it.
+    #[error("cannot publish this member: {0}")]
+    Publish(String),
+}
+
+impl ServeError {
+    fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+        let action = action.into();
+        move |source| ServeError::System { action, source }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Start(StartError::Setting(_)) => crate::config::Refusal::EXIT_CODE,
+            ServeError::Start(_) | ServeError::Failure(Failure::Storage(_) | Failure::State(_)) => {
+                EXIT_STORAGE
+            }
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a member until SIGTERM or SIGINT, or until it cannot go on.
+pub fn run(config: Config) -> ExitCode {
+    if let Err(error) = logging::start(config.log_level, config.log_format) {
+        eprintln!("holdfast: {error}");
+        return ExitCode::FAILURE;
+    }
+    for note in &config.notes {
+        note.log();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let ended = runtime
+        .map_err(ServeError::system("start the runtime"))
+        .and_then(|runtime| runtime.block_on(serve(config)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the member has stopped");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let notify =
+        ServiceNotify::of_process().map_err(ServeError::system("reach the service manager"))?;
+    tracing::info!(
+        version = HOLDFAST_VERSION, etcd_version = ETCD_VERSION, name = config.name,
+        data_dir = %config.data_dir.display(), "starting holdfast"
+    );
+
+    // 1. Open the data directory; the threads start.
+    notify.status("opening the data directory");
+    notify.extend_timeout(START_EXTENSION);
+    let metrics = Arc::new(Metrics::new());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (node, config) = tokio::task::spawn_blocking({
+        let metrics = metrics.clone();
+        move || (Node::start(&config, &disk, metrics), config)
+    })
+    .await
+    .expect("opening does not panic");
+    let mut node = node?;
+    let identity = node.member().identity();
+    metrics.server.set_member_id(identity.member.0);
+    metrics.server.quota_backend_bytes.set(
+        node.member()
+            .limits()
+            .quota
+            .map_or(-1, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
+    );
+    tracing::info!(
+        member_id = %identity.member, cluster_id = format!("{:x}", identity.cluster.0),
+        new = node.is_new(), "opened the data directory"
+    );
+
+    // 2. Serve, then say so, until something ends it.
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let ended = {
+        let serving = listen_and_publish(&config, &node, &notify, &stopped, &mut tasks).await;
+        match serving {
+            Ok(()) => wait_for_end(&config, &mut node, &notify).await,
+            Err(error) => Err(error),
+        }
+    };
+
+    // 3. No new calls, the running ones end, then the threads.
+    notify.stopping("stopping");
+    let _ = stop.send(true);
+    while tasks.join_next().await.is_some() {}
+    let stopped = tokio::task::spawn_blocking(|| node.stop())
+        .await
+        .expect("stopping does not panic");
+    ended?;
+    stopped?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen_and_publish(
+    config: &Config,
+    node: &Node,
+    notify: &ServiceNotify,
+    stopped: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), ServeError> {
+    let member = node.member();
+    let slots = ConnectionSlots::of_process().map_err(|error| ServeError::System {
+        action: "serve".to_owned(),
+        source: io::Error::other(error),
+    })?;
+    let pages: Arc<dyn Pages> = Arc::new(MemberPages {
+        member: member.clone(),
+    });
+    let mut client_listeners = Vec::new();
+    for url in &config.listen_client_urls {
+        client_listeners.push(bind(url.host(), url.port(), url.as_str()).await?);
+    }
+    for url in &config.listen_metrics_urls {
+        let listener = bind(url.host(), url.port(), url.as_str()).await?;
+        tasks.spawn(http::serve_metrics(
+            listener,
+            pages.clone(),
+            slots.clone(),
+            until(stopped),
+        ));
+        tracing::info!(address = url.as_str(), "serving metrics");
+    }
+
+    // Clients are served once the member has a leader and is known to its cluster.
+    notify.status("waiting for a leader");
+    publish::publish(config, member)
+        .await
+        .map_err(|status| ServeError::Publish(status.message().to_owned()))?;
+    for (listener, url) in client_listeners.into_iter().zip(&config.listen_client_urls) {
+        let api = Api::new(member.clone());
+        tasks.spawn(http::serve(
+            listener,
+            api,
+            pages.clone(),
+            slots.clone(),
+            until(stopped),
+        ));
+        tracing::info!(address = url.as_str(), "serving client traffic");
+    }
+    let addresses: Vec<&str> = config
+        .listen_client_urls
+        .iter()
+        .map(|url| url.as_str())
+        .collect();
+    notify.ready(&format!("serving clients on {}", addresses.join(", ")));
+    tracing::info!("ready to serve client requests");
+    Ok(())
+}
+
+/// Returns when a signal asks for the end; fails when the member cannot go on.
+async fn wait_for_end(
+    config: &Config,
+    node: &mut Node,
+    notify: &ServiceNotify,
+) -> Result<(), ServeError> {
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(ServeError::system("wait for SIGTERM"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(ServeError::system("wait for SIGINT"))?;
+    let compaction = auto_compaction::run(config.auto_compaction, node.member().clone());
+    let member = node.member().clone();
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "received a signal; stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "received a signal; stopping"),
+        failure = node.failure() => return Err(failure.into()),
+        () = compaction => unreachable!("compaction goes on for ever"),
+        () = keep_alive(notify, &member) => unreachable!("the watchdog goes on for ever"),
+    }
+    Ok(())
+}
+
+/// Tells systemd's watchdog that the member works: all its threads have answered.
+async fn keep_alive(notify: &ServiceNotify, member: &crate::api::Member) {
+    let Some(interval) = notify.alive_interval() else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        if member.answers().await {
+            notify.alive();
+        }
+    }
+}
+
+async fn bind(host: &str, port: u16, url: &str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind((host, port))
+        .await
+        .map_err(ServeError::system(format!("listen on {url}")))
+}
+
+fn until(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stopped = stopped.clone();
+    async move {
+        // The sender outlives all listeners; if it were gone, stopping would be right too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
