@@ -1,1 +1,13 @@
-//! Whatever needs more than one crate.
+//! What tests of whole servers borrow: the binaries, running members, clients, and real etcd's tools.
+//!
+//! `cargo build -p holdfast` and `tests/tools/install-etcd` must have run; what is missing is an
+//! error that names the command. With `TEST_SUBJECT=etcd-3.5` real etcd takes the place of holdfast,
+//! which shows whether a failure lies in the server or in the test.
+
+pub mod client;
+pub mod dice;
+pub mod etcdctl;
+pub mod folder;
+pub mod http;
+pub mod member;
+pub mod tools;

@@ -1,0 +1,122 @@
+//! Clients made from our own description of the wire format.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::etcdserverpb::cluster_client::ClusterClient;
+use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::etcdserverpb::{
+    HashKvRequest, HashKvResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    StatusRequest, StatusResponse,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// No call of a test takes this long unless the server hangs.
+const CALL_SECONDS_MAX: u64 = 30;
+/// Larger than any answer of a test.
+const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// The services of one member over one connection, made on first use and again when it breaks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Keys.
+    pub kv: KvClient<Channel>,
+    /// Status, hashes, backups.
+    pub maintenance: MaintenanceClient<Channel>,
+    /// Members.
+    pub cluster: ClusterClient<Channel>,
+}
+
+impl Client {
+    /// For a member at `url`.
+    ///
+    /// # Panics
+    /// If `url` is none.
+    pub fn new(url: &str) -> Client {
+        let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
+        let channel = endpoint
+            .timeout(Duration::from_secs(CALL_SECONDS_MAX))
+            .connect_lazy();
+        Client {
+            kv: KvClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel),
+        }
+    }
+
+    /// Whether the member serves linearizable reads.
+    pub async fn answers(&self) -> bool {
+        self.range(RangeRequest {
+            key: Bytes::from_static(b"\0"),
+            ..Default::default()
+        })
+        .await
+        .is_ok()
+    }
+
+    /// A Range as it is.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        Ok(self.kv.clone().range(request).await?.into_inner())
+    }
+
+    /// A plain put.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<PutResponse, Status> {
+        let (key, value) = (key.into(), value.into());
+        let request = PutRequest {
+            key,
+            value,
+            ..Default::default()
+        };
+        Ok(self.kv.clone().put(request).await?.into_inner())
+    }
+
+    /// Every key at the newest revision.
+    ///
+    /// # Panics
+    /// If the member does not answer.
+    pub async fn everything(&self) -> RangeResponse {
+        let zero = Bytes::from_static(b"\0");
+        let request = RangeRequest {
+            key: zero.clone(),
+            range_end: zero,
+            ..Default::default()
+        };
+        self.range(request).await.expect("every key can be read")
+    }
+
+    /// The hash by which members are compared, at `revision` (0: the newest).
+    ///
+    /// # Panics
+    /// If the member does not answer.
+    pub async fn hash_kv(&self, revision: i64) -> HashKvResponse {
+        let answer = self
+            .maintenance
+            .clone()
+            .hash_kv(HashKvRequest { revision })
+            .await;
+        answer.expect("a hash at a readable revision").into_inner()
+    }
+
+    /// What the member says about itself.
+    ///
+    /// # Panics
+    /// If the member does not answer.
+    pub async fn status(&self) -> StatusResponse {
+        let answer = self.maintenance.clone().status(StatusRequest {}).await;
+        answer
+            .expect("a running member tells its status")
+            .into_inner()
+    }
+}
