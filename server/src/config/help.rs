@@ -10,7 +10,8 @@ const EXPLANATION_COLUMN: usize = 42;
 pub(super) fn help() -> String {
     let mut text = String::from(
         "Holdfast, an etcd-compatible key-value server.\n\n\
-         Usage: holdfast [--FLAG=VALUE]...\n\n\
+         Usage: holdfast [--FLAG=VALUE]...\n       \
+         holdfast inspect --help    for what lies in a stopped member's data\n\n\
          Every flag is also an environment variable: --data-dir is ETCD_DATA_DIR.\n\
          Setting both is refused. Times are written as 500ms, 30s, 1h30m.\n",
     );
