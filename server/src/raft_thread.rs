@@ -28,7 +28,7 @@ const GATHERED_MAX: usize = 4096;
 const GATHERED_BYTES_MAX: usize = 8 << 20;
 /// Entries before a snapshot that stay in memory, for members that are a little behind; etcd's value.
 const CATCH_UP_ENTRIES: u64 = 5000;
-/// Snapshots that are slower to sync than this are worth a line in the log; etcd's value.
+/// A sync of the log that takes longer than this is worth a line; etcd's value.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// What other threads ask of this one.

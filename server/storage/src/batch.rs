@@ -41,15 +41,6 @@ impl Batch {
         self.buckets.entry(bucket).or_default().push((key, value));
     }
 
-    /// Adds the changes of `later`, which count over those already here.
-    pub fn append(&mut self, later: Batch) {
-        for (bucket, changes) in later.buckets {
-            self.buckets.entry(bucket).or_default().extend(changes);
-        }
-        self.operations += later.operations;
-        self.bytes += later.bytes;
-    }
-
     /// Number of puts and deletes.
     pub fn operations(&self) -> usize {
         self.operations
@@ -63,17 +54,6 @@ impl Batch {
     /// Whether a commit of this batch would change nothing.
     pub fn is_empty(&self) -> bool {
         self.buckets.is_empty()
-    }
-
-    /// The last value given to `key`: `None` when it was not touched, `Some(None)` when it was
-    /// deleted last.
-    pub fn get(&self, bucket: &str, key: &[u8]) -> Option<Option<&Bytes>> {
-        let changes = self.buckets.get(bucket)?;
-        changes
-            .iter()
-            .rev()
-            .find(|change| change.0 == key)
-            .map(|change| change.1.as_ref())
     }
 
     /// Each bucket with its changes in ascending order of keys, one for each key.
