@@ -49,19 +49,17 @@ impl FreeList {
         }
     }
 
-    /// Takes `count` neighbouring pages, the lowest ones for a single page so that the end of the
-    /// file empties, the closest fit for more. `None` when no run is long enough.
-    pub(crate) fn take(&mut self, count: u64) -> Option<PageNumber> {
-        let (first, length) = match count {
-            1 => self
-                .runs
-                .first_key_value()
-                .map(|(first, length)| (*first, *length))?,
-            _ => self
-                .by_length
-                .range((count, 0)..)
-                .next()
-                .map(|(length, first)| (*first, *length))?,
+    /// Takes `count` neighbouring pages below page `limit` out of the shortest run that has so many, the lowest
+    /// of these, so that long runs stay whole for large nodes. `None` when no run is long enough.
+    pub(crate) fn take_below(&mut self, count: u64, limit: u64) -> Option<PageNumber> {
+        let mut at_least = count;
+        let (length, first) = loop {
+            // The lowest run of the next length; lengths are few.
+            let (length, first) = *self.by_length.range((at_least, 0)..).next()?;
+            if first + count <= limit {
+                break (length, first);
+            }
+            at_least = length + 1;
         };
         self.remove(first, length);
         if length > count {
@@ -69,6 +67,27 @@ impl FreeList {
         }
         self.free -= count;
         Some(PageNumber(first))
+    }
+
+    /// Forgets the free pages at the end of a file of `high_water` pages, down to page `at_least`; how many pages
+    /// are left.
+    pub(crate) fn cut(&mut self, high_water: u64, at_least: u64) -> u64 {
+        match self
+            .runs
+            .last_key_value()
+            .map(|(first, length)| (*first, *length))
+        {
+            Some((first, length)) if first + length == high_water && high_water > at_least => {
+                self.remove(first, length);
+                let left = at_least.max(first);
+                if left > first {
+                    self.add(first, left - first);
+                }
+                self.free -= high_water - left;
+                left
+            }
+            _ => high_water,
+        }
     }
 
     fn insert(&mut self, first: u64, count: u64) {
@@ -113,17 +132,47 @@ impl FreeList {
 mod tests {
     use super::*;
 
+    fn take(list: &mut FreeList, count: u64) -> Option<PageNumber> {
+        list.take_below(count, u64::MAX)
+    }
+
     #[test]
     fn pages_wait_until_both_metas_and_all_readers_have_moved_on() {
         let mut list = FreeList::default();
         list.give_up(5, PageNumber(10), 2);
         list.release(6, u64::MAX);
-        assert_eq!(list.take(1), None, "the older meta page still names them");
+        assert_eq!(
+            take(&mut list, 1),
+            None,
+            "the older meta page still names them"
+        );
         list.release(7, 4);
-        assert_eq!(list.take(1), None, "a reader of state 4 still sees them");
+        assert_eq!(
+            take(&mut list, 1),
+            None,
+            "a reader of state 4 still sees them"
+        );
         list.release(7, 5);
-        assert_eq!(list.take(1), Some(PageNumber(10)));
+        assert_eq!(take(&mut list, 1), Some(PageNumber(10)));
         assert_eq!(list.pages(), 1);
+    }
+
+    #[test]
+    fn the_end_is_cut_and_low_places_are_found() {
+        let mut list = FreeList::default();
+        for (first, count) in [(10, 3), (20, 2), (40, 4), (90, 10)] {
+            list.give_up(1, PageNumber(first), count);
+        }
+        list.release(3, u64::MAX);
+        assert_eq!(list.take_below(2, 12), Some(PageNumber(10)));
+        assert_eq!(list.take_below(2, 21), None, "20 and 21 reach page 21");
+        assert_eq!(list.take_below(2, 22), Some(PageNumber(20)));
+        assert_eq!(list.take_below(1, 13), Some(PageNumber(12)));
+        assert_eq!(list.take_below(1, 40), None);
+        assert_eq!(list.take_below(1, 41), Some(PageNumber(40)));
+        assert_eq!(list.cut(101, 4), 101, "page 100 is in use");
+        assert_eq!(list.cut(100, 95), 95);
+        assert_eq!((list.cut(95, 4), list.pages()), (90, 3));
     }
 
     #[test]
@@ -133,10 +182,10 @@ mod tests {
             list.give_up(1, PageNumber(first), count);
         }
         list.release(3, u64::MAX);
-        assert_eq!(list.take(3), Some(PageNumber(10)));
-        assert_eq!(list.take(4), Some(PageNumber(30)));
-        assert_eq!(list.take(6), None);
-        assert_eq!(list.take(1), Some(PageNumber(20)));
+        assert_eq!(take(&mut list, 3), Some(PageNumber(10)));
+        assert_eq!(take(&mut list, 4), Some(PageNumber(30)));
+        assert_eq!(take(&mut list, 6), None);
+        assert_eq!(take(&mut list, 1), Some(PageNumber(20)));
         assert_eq!(list.pages(), 4);
     }
 }

@@ -9,15 +9,19 @@ pub mod wal;
 // The database file.
 mod batch;
 mod check;
+mod copy;
 mod free_list;
 pub mod page;
 mod reader;
 mod recover;
 mod rewrite;
+mod sweep;
 mod writer;
 
 pub use batch::Batch;
-pub use check::{Summary, check, describe_page};
+pub use check::{Summary, check, check_unread, describe_page};
+pub use copy::Copy;
 pub use fault::Fault;
 pub use reader::{Bucket, Committed, Range};
+pub use sweep::Sweep;
 pub use writer::{PAGE_SIZE, Store, read_only};

@@ -414,6 +414,7 @@ mod tests {
         assert_eq!(left, [3, 4, 5, 6, 7]);
     }
 
+    /// [D10]
     #[test]
     fn a_crash_at_any_call_leaves_the_old_snapshot_and_the_new_one_whole_or_not_at_all() {
         let (old, new) = (snapshot(1, 10), snapshot(1, 20));

@@ -83,43 +83,6 @@ impl Committed {
             root,
         })
     }
-
-    /// Bytes `offset..` of a consistent copy of the file in this state, at most `limit` of them:
-    /// both meta pages name this state, the pages follow unchanged. Empty at the end, which is at
-    /// [`Committed::size`].
-    pub fn copy_at(&self, offset: u64, limit: usize) -> Result<Bytes, Fault> {
-        let page_size = u64::from(self.state.meta.page_size);
-        if offset >= self.size() {
-            return Ok(Bytes::new());
-        }
-        if offset < 2 * page_size {
-            let newest = self.state.meta;
-            let older = Meta {
-                transaction: newest.transaction.wrapping_sub(1),
-                ..newest
-            };
-            let both = [encode_meta_at(&newest, 0), encode_meta_at(&older, 1)].concat();
-            let both = Bytes::from(both);
-            let start = usize::try_from(offset).expect("below two pages");
-            return Ok(both.slice(start..both.len().min(start + limit)));
-        }
-        let length = usize::try_from(self.size() - offset)
-            .unwrap_or(usize::MAX)
-            .min(limit);
-        self.state.share(Extent { offset, length })
-    }
-}
-
-/// A meta page for position 0 or 1, whatever the parity of its transaction.
-fn encode_meta_at(meta: &Meta, position: u64) -> Vec<u8> {
-    let mut page = meta.encode();
-    let header = PageHeader::decode(&page).expect("a whole page");
-    PageHeader {
-        number: PageNumber(position),
-        ..header
-    }
-    .encode(&mut page);
-    page
 }
 
 /// A piece of the file.
@@ -260,6 +223,24 @@ impl Bucket {
             }
             _ => Ok(None),
         }
+    }
+
+    /// The page on which `key` stands, or would stand: to name a place in the file.
+    pub fn page_of(&self, key: &[u8]) -> Result<PageNumber, Fault> {
+        let state = &self.committed.state;
+        let mut extent = self.root;
+        for _ in 0..DEPTH_MAX {
+            let node = state.node(extent)?;
+            if node.content() == Content::Leaf {
+                break;
+            }
+            let child = node
+                .child_for(key)
+                .map_err(|what| state.damaged_at(extent, &what))?;
+            extent = state.page_extent(node.child(child))?;
+        }
+        let page_size = u64::from(state.meta.page_size);
+        Ok(PageNumber(extent.offset / page_size))
     }
 
     /// All pairs with a key at or above `from`, ascending. Stops after the first fault.

@@ -74,7 +74,10 @@ fn walk_page(
     for page in 0..extent.length as u64 / u64::from(state.meta.page_size) {
         if !reachable.insert(number.0 + page) {
             let twice = PageNumber(number.0 + page);
-            return Err(state.damaged(format!("{twice} is used twice")));
+            return Err(state.damaged(match page {
+                0 => format!("{twice} is used twice"),
+                _ => format!("{twice} is used twice, the second time as a part of {number}"),
+            }));
         }
     }
     walk_node(state, extent, reachable, depth)

@@ -37,6 +37,10 @@ pub(crate) struct Change<'a> {
 pub(crate) trait Pages {
     /// Takes `count` neighbouring pages.
     fn allocate(&mut self, count: u64) -> PageNumber;
+    /// Takes `count` neighbouring pages below page `limit`, if there are such.
+    fn allocate_below(&mut self, count: u64, limit: u64) -> Option<PageNumber>;
+    /// Whether a page was taken just now, so that nothing committed lies in it.
+    fn is_new(&self, page: PageNumber) -> bool;
     /// Gives up the pages of a node that is rewritten.
     fn give_up(&mut self, first: PageNumber, count: u64);
     /// Takes the bytes of a new node that begins at page `first`.
@@ -233,7 +237,7 @@ impl<'a, P: Pages> Rewriter<'a, '_, P> {
         Ok(loose)
     }
 
-    fn read(&self, extent: Extent) -> Result<Loose<'a>, Fault> {
+    pub(crate) fn read(&self, extent: Extent) -> Result<Loose<'a>, Fault> {
         let state = self.state;
         let node = state.node(extent)?;
         let damaged = |what: String| state.damaged_at(extent, &what);
@@ -258,7 +262,7 @@ impl<'a, P: Pages> Rewriter<'a, '_, P> {
     }
 
     /// Writes a node's contents into as many pages as they need; at least one.
-    fn pack(&mut self, loose: Loose<'a>) -> Vec<BranchItem<'a>> {
+    pub(crate) fn pack(&mut self, loose: Loose<'a>) -> Vec<BranchItem<'a>> {
         match loose {
             Loose::Leaf(items) => {
                 let ends = self.cuts(&items, LeafItem::size, 1);
@@ -309,7 +313,12 @@ impl<'a, P: Pages> Rewriter<'a, '_, P> {
 
     /// Where to cut a node: the end of each group of items that shares a page. Groups have
     /// `at_least` items where there are so many, two in a leaf unless one is large by itself.
-    fn cuts<T>(&self, items: &[T], size: impl Fn(&T) -> usize, at_least: usize) -> Vec<usize> {
+    pub(crate) fn cuts<T>(
+        &self,
+        items: &[T],
+        size: impl Fn(&T) -> usize,
+        at_least: usize,
+    ) -> Vec<usize> {
         let page_size = self.state.meta.page_size as usize;
         let total: usize = HEADER_SIZE + items.iter().map(&size).sum::<usize>();
         if total <= page_size && items.len() <= ELEMENT_COUNT_MAX {

@@ -1,6 +1,6 @@
 //! The writing side of the file: opening, and committing batches.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -15,11 +15,16 @@ use crate::page::{
 use crate::reader::{Bucket, Committed, State};
 use crate::recover::{Reachable, walk};
 use crate::rewrite::{Change, FILL_APPENDED, FILL_RANDOM, Fill, Loose, Merged, Pages, Rewriter};
+use crate::sweep::{Sweep, low_end};
 
 /// Page size of files that we make; that of the operating systems that we run on.
 pub const PAGE_SIZE: u32 = 4096;
+/// Pages of an empty file: two meta pages, a list of free pages, a root.
+const PAGES_MIN: u64 = 4;
 /// The file grows by this much at a time, so that its size is not changed by every commit.
 const GROWTH: u64 = 16 << 20;
+/// The file is cut by this much at a time: the file system is busy meanwhile, and the log waits for it.
+const CUT_MAX: u64 = 64 << 20;
 /// Address space that a mapping takes at least. Costs nothing until the file is as large; spares a
 /// new mapping each time that the file grows.
 const MAP_SIZE_MIN: u64 = 16 << 30;
@@ -123,10 +128,25 @@ impl Store {
     }
 
     /// Makes all changes of `batch` durable, or none of them, and returns the state with them.
-    ///
-    /// Steps: merge the changes into copies of the nodes on their way; write the copies; sync;
-    /// write the meta page that names them; sync.
     pub fn commit(&mut self, batch: Batch) -> Result<Committed, Fault> {
+        self.transact(|previous, pages| rewrite_buckets(previous, batch, pages))
+    }
+
+    /// Carries a sweep on by one commit that writes about `pages_max` pages and changes no content.
+    pub fn sweep(&mut self, sweep: &mut Sweep, pages_max: u64) -> Result<Committed, Fault> {
+        let committed = self.transact(|previous, pages| sweep.step(previous, pages, pages_max))?;
+        if self.is_cut_due(committed.state.meta.high_water.0) {
+            sweep.settle_more();
+        }
+        Ok(committed)
+    }
+
+    /// One transaction: prepare copies of the nodes that change; write them; sync; write the meta page
+    /// that names them; sync. Then the end of the file is cut off as far as neither meta page needs it.
+    fn transact(
+        &mut self,
+        prepare: impl FnOnce(&Committed, &mut NewPages<'_>) -> Result<PageNumber, Fault>,
+    ) -> Result<Committed, Fault> {
         assert!(
             !self.failed,
             "a commit after a fault of {}",
@@ -137,20 +157,21 @@ impl Store {
         let oldest_reader = self.oldest_reader();
         self.free.release(transaction, oldest_reader);
         let previous = self.committed.clone();
+        let old = previous.state.meta;
         let mut pages = NewPages {
             free: &mut self.free,
             transaction,
-            high_water: previous.state.meta.high_water.0,
-            page_size: u64::from(previous.state.meta.page_size),
-            written: Vec::new(),
+            high_water: old.high_water.0,
+            low_end: low_end(&previous),
+            page_size: u64::from(old.page_size),
+            written: BTreeMap::new(),
         };
-        let root = rewrite_buckets(&previous, batch, &mut pages)?;
-        let high_water = PageNumber(pages.high_water);
+        let root = prepare(&previous, &mut pages)?;
+        let high_water = pages.high_water;
         let written = std::mem::take(&mut pages.written);
-        let old = previous.state.meta;
         let meta = Meta {
             root,
-            high_water,
+            high_water: PageNumber(self.free.cut(high_water, PAGES_MIN)),
             transaction,
             free_list: NOT_PERSISTED,
             ..old
@@ -163,6 +184,7 @@ impl Store {
             .write_at(&meta.encode(), slot)
             .map_err(Fault::io("write", &self.path))?;
         self.file.sync().map_err(Fault::io("sync", &self.path))?;
+        self.cut(old.high_water.0.max(meta.high_water.0))?;
         self.publish(meta)?;
         self.failed = false;
         Ok(self.committed.clone())
@@ -247,12 +269,31 @@ impl Store {
         Ok(())
     }
 
+    /// Cuts the file behind its first `pages` pages, which either meta page may name, if that is worth a
+    /// change of its size, by a bounded piece. Readers of older states see nothing beyond: what they see is not
+    /// free.
+    fn cut(&mut self, pages: u64) -> Result<(), Fault> {
+        if self.is_cut_due(pages) {
+            let needed = (pages + 1) * u64::from(self.committed.state.meta.page_size);
+            let size = (needed + GROWTH).max(self.file_size.saturating_sub(CUT_MAX));
+            self.file
+                .set_size(size)
+                .map_err(Fault::io("cut", &self.path))?;
+            self.file_size = size;
+        }
+        Ok(())
+    }
+
+    fn is_cut_due(&self, pages: u64) -> bool {
+        let needed = (pages + 1) * u64::from(self.committed.state.meta.page_size);
+        needed + 2 * GROWTH < self.file_size
+    }
+
     fn write_pages(
         &self,
-        mut written: Vec<(PageNumber, Vec<u8>)>,
+        written: BTreeMap<PageNumber, Vec<u8>>,
         page_size: u64,
     ) -> Result<(), Fault> {
-        written.sort_unstable_by_key(|page| page.0);
         let write = |bytes: &[u8], first: u64| {
             self.file
                 .write_at(bytes, first * page_size)
@@ -336,7 +377,7 @@ fn read_newest(file: &dyn File, path: &Path) -> Result<Committed, Fault> {
         Fault::damaged(path, "neither of its two meta pages is valid, so it is no database file; restore the member from a backup or from its peers")
     })?;
     let pages = meta.high_water.0.checked_mul(u64::from(meta.page_size));
-    if pages.is_none_or(|needed| size < needed) || meta.high_water.0 < 4 {
+    if pages.is_none_or(|needed| size < needed) || meta.high_water.0 < PAGES_MIN {
         let what = format!(
             "its meta page names {} pages, but it has {size} bytes",
             meta.high_water.0
@@ -418,17 +459,29 @@ struct NewPages<'s> {
     free: &'s mut FreeList,
     transaction: u64,
     high_water: u64,
+    /// New pages come from below this one, if there are such, so that the end of the file empties.
+    low_end: u64,
     page_size: u64,
-    written: Vec<(PageNumber, Vec<u8>)>,
+    written: BTreeMap<PageNumber, Vec<u8>>,
 }
 
 impl Pages for NewPages<'_> {
     fn allocate(&mut self, count: u64) -> PageNumber {
-        self.free.take(count).unwrap_or_else(|| {
+        let low = self.free.take_below(count, self.low_end);
+        let free = low.or_else(|| self.free.take_below(count, u64::MAX));
+        free.unwrap_or_else(|| {
             let first = self.high_water;
             self.high_water += count;
             PageNumber(first)
         })
+    }
+
+    fn allocate_below(&mut self, count: u64, limit: u64) -> Option<PageNumber> {
+        self.free.take_below(count, limit)
+    }
+
+    fn is_new(&self, page: PageNumber) -> bool {
+        self.written.contains_key(&page)
     }
 
     fn give_up(&mut self, first: PageNumber, count: u64) {
@@ -437,7 +490,7 @@ impl Pages for NewPages<'_> {
 
     fn write(&mut self, first: PageNumber, bytes: Vec<u8>) {
         debug_assert_eq!(bytes.len() as u64 % self.page_size, 0);
-        self.written.push((first, bytes));
+        self.written.insert(first, bytes);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use storage::disk::real::RealDisk;
-use storage::{Batch, Committed, Fault, Store, check, read_only};
+use storage::{Batch, Committed, Copy, Fault, Store, Sweep, check, read_only};
 
 const BUCKETS: [&str; 3] = ["key", "lease", "meta"];
 
@@ -87,6 +87,10 @@ enum Step {
     DropReader,
     Reopen,
     Rewrite,
+    Sweep {
+        dense: bool,
+        pages: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -102,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::DropReader),
         1 => Just(Step::Reopen),
         1 => Just(Step::Rewrite),
+        3 => (any::<bool>(), 1..40u64).prop_map(|(dense, pages)| Step::Sweep { dense, pages }),
     ]
 }
 
@@ -114,6 +119,8 @@ fn name(key: u16) -> Bytes {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
+    /// [D15], [D16]: with readers of old states, and with batches that are given up; the whole file is
+    /// checked after each commit.
     #[test]
     fn the_file_holds_what_was_committed(steps in prop::collection::vec(step(), 1..400)) {
         let home = Home::new();
@@ -162,6 +169,14 @@ proptest! {
                     let reopened = home.open().unwrap();
                     compare(reopened.committed(), &durable);
                     store = Some(reopened);
+                }
+                Step::Sweep { dense, pages } => {
+                    let store = store.as_mut().unwrap();
+                    let mut sweep = Sweep::new(store.committed(), dense);
+                    while !sweep.is_done() {
+                        let committed = store.sweep(&mut sweep, pages).unwrap();
+                        compare(&committed, &durable);
+                    }
                 }
                 Step::Rewrite => {
                     let committed = store.as_mut().unwrap().rewrite().unwrap();
@@ -298,6 +313,123 @@ fn a_damaged_file_is_refused_and_left_as_it_was() {
     assert!(home.open().is_err());
 }
 
+/// Keys and values of many sizes, of which every `keep`th stays, some rounds long, as after compactions.
+fn file_with_holes(store: &mut Store, sizes: &[usize], keep: u32) -> Model {
+    let mut pairs = BTreeMap::new();
+    let keys = if sizes.iter().max() > Some(&10_000) {
+        500
+    } else {
+        2_000
+    };
+    for round in 0..6u32 {
+        let mut batch = Batch::new();
+        for number in 0..keys {
+            let key = Bytes::copy_from_slice(&(round * 10_000 + number).to_be_bytes());
+            let size = sizes[(number as usize * 7) % sizes.len()];
+            let value = Bytes::from(vec![u8::try_from(number % 251).unwrap(); size]);
+            batch.put("key", key.clone(), value.clone());
+            pairs.insert(key, value);
+        }
+        store.commit(batch).expect("committed");
+    }
+    let mut batch = Batch::new();
+    let gone: Vec<Bytes> = (0..)
+        .zip(pairs.keys())
+        .filter(|(n, _)| n % keep != 0)
+        .map(|(_, key)| key.clone())
+        .collect();
+    for key in gone {
+        pairs.remove(&key);
+        batch.delete("key", key);
+    }
+    store.commit(batch).expect("committed");
+    Model::from([("key", pairs)])
+}
+
+/// Sweeps once; all that a step writes stays near what it may.
+fn sweep(store: &mut Store, dense: bool, model: &Model) {
+    let mut sweep = Sweep::new(store.committed(), dense);
+    let mut steps = 0;
+    while !sweep.is_done() {
+        let committed = store.sweep(&mut sweep, 64).expect("committed");
+        steps += 1;
+        if steps % 16 == 0 {
+            compare(&committed, model);
+        }
+        assert!(steps < 10_000, "a sweep does not end: {sweep:?}");
+    }
+    compare(store.committed(), model);
+}
+
+#[test]
+fn a_sweep_brings_the_file_down_to_what_is_in_use() {
+    for (sizes, keep) in [
+        (&[50usize, 300, 700][..], 5),
+        (&[500], 2),
+        (&[50, 3_000, 20_000], 4),
+        (&[10, 100_000], 3),
+    ] {
+        let home = Home::new();
+        let mut store = home.create();
+        let model = file_with_holes(&mut store, sizes, keep);
+        let before = store.committed().size();
+        let used = store.committed().size_in_use();
+        sweep(&mut store, false, &model);
+        let after = store.committed().size();
+        assert!(
+            before > used * 3 / 2,
+            "there is nothing to give back: {before}, {used}"
+        );
+        let room = used + used / 20 + (1 << 20);
+        assert!(
+            after <= room,
+            "{sizes:?}: {before} became {after}, {used} are in use"
+        );
+        let on_disk = std::fs::metadata(home.path()).expect("there").len();
+        assert!(
+            on_disk <= after + (33 << 20),
+            "{on_disk} bytes of file for {after}"
+        );
+        drop(store);
+        let reopened = home.open().expect("sound");
+        compare(reopened.committed(), &model);
+    }
+}
+
+#[test]
+fn a_dense_sweep_leaves_little_that_a_new_file_would_save() {
+    let home = Home::new();
+    let mut store = home.create();
+    // One of three stays: leaves a third full, which no ordinary commit joins.
+    let model = file_with_holes(&mut store, &[300], 3);
+    sweep(&mut store, true, &model);
+    sweep(&mut store, false, &model);
+    let swept = store.committed().size();
+    let anew = store.rewrite().expect("rewritten").size();
+    assert!(
+        swept <= anew + anew / 8,
+        "{swept} swept, {anew} written anew"
+    );
+}
+
+#[test]
+fn nothing_that_a_reader_sees_is_moved_over_or_cut_off() {
+    let home = Home::new();
+    let mut store = home.create();
+    let model = file_with_holes(&mut store, &[300], 5);
+    let reader = store.committed().clone();
+    sweep(&mut store, false, &model);
+    compare(&reader, &model);
+    assert_eq!(
+        store.committed().size(),
+        reader.size(),
+        "the reader looks at the end"
+    );
+    drop(reader);
+    sweep(&mut store, false, &model);
+    assert!(store.committed().size() < store.committed().size_in_use() * 11 / 10);
+}
+
 #[test]
 fn a_copy_of_a_committed_state_is_a_sound_file() {
     let home = Home::new();
@@ -314,17 +446,27 @@ fn a_copy_of_a_committed_state_is_a_sound_file() {
         store.commit(batch).expect("committed");
     }
     let committed = store.committed().clone();
+    let mut reading = Copy::of(&committed).expect("sound");
     let mut copy = Vec::new();
     loop {
-        let piece = committed
-            .copy_at(copy.len() as u64, 32_768)
-            .expect("readable");
+        // [D16] What the copy holds does not change with what is written meanwhile.
+        let mut batch = Batch::new();
+        batch.put(
+            "key",
+            Bytes::from(vec![9, u8::try_from(copy.len() / 32_768).unwrap()]),
+            vec![7; 30_000].into(),
+        );
+        let piece = reading.read(32_768).expect("readable");
+        let before = piece.to_vec();
+        store.commit(batch).expect("committed");
+        assert_eq!(before, piece, "a piece changed after it was read");
         if piece.is_empty() {
             break;
         }
         copy.extend_from_slice(&piece);
     }
     assert_eq!(copy.len() as u64, committed.size());
+    assert_eq!(reading.size(), committed.size());
     let path = home.folder.path().join("copy");
     std::fs::write(&path, &copy).expect("written");
     let (copied, _lock) = read_only(&*home.disk, &path).expect("sound");

@@ -90,55 +90,8 @@ impl Log {
         first: &[Record],
         options: Options,
     ) -> Result<Log, Fault> {
-        // 1. A folder beside the final one; what an earlier attempt left there goes.
-        let parent = dir
-            .parent()
-            .ok_or_else(|| Fault::damaged(dir, "no folder lies above it"))?;
-        let tmp = with_suffix(dir, ".tmp");
-        if disk.exists(&tmp).map_err(Fault::io("look for", &tmp))? {
-            disk.remove_dir(&tmp).map_err(Fault::io("remove", &tmp))?;
-        }
-        disk.create_dir(&tmp).map_err(Fault::io("create", &tmp))?;
-
-        // 2. The first segment, complete and synced.
-        let name = SegmentName {
-            sequence: 0,
-            index: Index(0),
-        };
-        let path = tmp.join(name.file_name());
-        let file = disk
-            .open(&path, Open::Create)
-            .map_err(Fault::io("create", &path))?;
-        lock(&*file, &path)?;
-        file.allocate(options.segment_size)
-            .map_err(Fault::io("allocate", &path))?;
-        let mut encoder = Encoder::new(0);
-        encoder.put_crc();
-        encoder.put_metadata(&metadata);
-        encoder.put_snapshot(&SnapshotMark::default());
-        let (mut hard_state, mut last_index) = (HardState::default(), Index(0));
-        for record in first {
-            match record {
-                Record::Entry(entry) => last_index = entry.index,
-                Record::State(state) => hard_state = *state,
-                Record::Snapshot(mark) => last_index = last_index.max(mark.index),
-                Record::Metadata(_) | Record::Crc(_) => continue,
-            }
-            encoder.put_record(record);
-        }
-        file.write_at(&encoder.frames, 0)
-            .map_err(Fault::io("write", &path))?;
-        file.sync().map_err(Fault::io("sync", &path))?;
-        disk.sync_dir(&tmp).map_err(Fault::io("sync", &tmp))?;
-
-        // 3. The final name.
-        remove_empty_dir(&*disk, dir)?;
-        disk.rename(&tmp, dir).map_err(Fault::io("rename", &tmp))?;
-        disk.sync_dir(parent).map_err(Fault::io("sync", parent))?;
-
-        let position = encoder.frames.len() as u64;
-        let path = dir.join(name.file_name());
-        let segments = VecDeque::from([Segment { name, path, file }]);
+        let made = Made::make(&*disk, dir, &metadata, first, options.segment_size)?;
+        let segments = VecDeque::from([made.segment]);
         let opened = Opened {
             disk,
             dir: dir.to_owned(),
@@ -146,9 +99,23 @@ impl Log {
             metadata,
             segments,
         };
-        let mut log = opened.start(encoder.crc, position, hard_state, last_index)?;
-        log.bytes_written = position;
+        let mut log = opened.start(made.crc, made.position, made.hard_state, made.last_index)?;
+        log.bytes_written = made.position;
         Ok(log)
+    }
+
+    /// Makes a log as [`Log::create`] does, for somebody else to open.
+    ///
+    /// # Errors
+    /// As [`Log::create`].
+    pub fn make(
+        disk: &dyn Disk,
+        dir: &Path,
+        metadata: Metadata,
+        first: &[Record],
+        options: Options,
+    ) -> Result<(), Fault> {
+        Made::make(disk, dir, &metadata, first, options.segment_size).map(drop)
     }
 
     /// Opens the log in the folder `dir` for appending and reads it behind `start`, which must be
@@ -480,6 +447,84 @@ impl Log {
             return Err(Fault::io("go on with", &self.newest().path)(error));
         }
         Ok(())
+    }
+}
+
+/// A log that was made and not opened yet.
+struct Made {
+    segment: Segment,
+    /// Behind the first records.
+    position: u64,
+    crc: u32,
+    hard_state: HardState,
+    last_index: Index,
+}
+
+impl Made {
+    fn make(
+        disk: &dyn Disk,
+        dir: &Path,
+        metadata: &Metadata,
+        first: &[Record],
+        segment_size: u64,
+    ) -> Result<Made, Fault> {
+        // 1. A folder beside the final one; what an earlier attempt left there goes.
+        let parent = dir
+            .parent()
+            .ok_or_else(|| Fault::damaged(dir, "no folder lies above it"))?;
+        let tmp = with_suffix(dir, ".tmp");
+        if disk.exists(&tmp).map_err(Fault::io("look for", &tmp))? {
+            disk.remove_dir(&tmp).map_err(Fault::io("remove", &tmp))?;
+        }
+        disk.create_dir(&tmp).map_err(Fault::io("create", &tmp))?;
+
+        // 2. The first segment, complete and synced.
+        let name = SegmentName {
+            sequence: 0,
+            index: Index(0),
+        };
+        let path = tmp.join(name.file_name());
+        let file = disk
+            .open(&path, Open::Create)
+            .map_err(Fault::io("create", &path))?;
+        lock(&*file, &path)?;
+        file.allocate(segment_size)
+            .map_err(Fault::io("allocate", &path))?;
+        let mut encoder = Encoder::new(0);
+        encoder.put_crc();
+        encoder.put_metadata(metadata);
+        encoder.put_snapshot(&SnapshotMark::default());
+        let (mut hard_state, mut last_index) = (HardState::default(), Index(0));
+        for record in first {
+            match record {
+                Record::Entry(entry) => last_index = entry.index,
+                Record::State(state) => hard_state = *state,
+                Record::Snapshot(mark) => last_index = last_index.max(mark.index),
+                Record::Metadata(_) | Record::Crc(_) => continue,
+            }
+            encoder.put_record(record);
+        }
+        file.write_at(&encoder.frames, 0)
+            .map_err(Fault::io("write", &path))?;
+        file.sync().map_err(Fault::io("sync", &path))?;
+        disk.sync_dir(&tmp).map_err(Fault::io("sync", &tmp))?;
+
+        // 3. The final name.
+        remove_empty_dir(disk, dir)?;
+        disk.rename(&tmp, dir).map_err(Fault::io("rename", &tmp))?;
+        disk.sync_dir(parent).map_err(Fault::io("sync", parent))?;
+
+        Ok(Made {
+            segment: Segment {
+                name,
+                path: dir.join(name.file_name()),
+                file,
+            },
+            position: encoder.frames.len() as u64,
+            crc: encoder.crc,
+            hard_state,
+            last_index,
+        })
     }
 }
 

@@ -190,6 +190,7 @@ fn check_crash_in_recovery(found: &SimulatedDisk, told: &Told, seed: u64, contex
     }
 }
 
+/// [D2], [D12]: all that was synced is found, and what a torn end left behind is not read as records later.
 #[test]
 fn what_was_synced_survives_a_crash_at_every_call() {
     let mut points = 0;
@@ -243,7 +244,7 @@ fn a_kill_at_every_call_loses_nothing_that_was_appended() {
     }
 }
 
-/// D14: after a failed sync the log refuses to go on, and what a restart trusts is really on the disk.
+/// [D14]: after a failed sync the log refuses to go on, and what a restart trusts is really on the disk.
 #[test]
 fn a_failed_sync_stops_the_log_and_a_restart_syncs_what_it_trusts() {
     let disk = new_disk();
@@ -290,7 +291,7 @@ fn a_log_that_failed_once_refuses_all_further_work() {
     assert_eq!(disk.calls(), calls, "nothing more is written");
 }
 
-/// D19: wherever the disk is full, the log stops, and starts again once there is space.
+/// [D19]: wherever the disk is full, the log stops, and starts again once there is space.
 #[test]
 fn a_full_disk_at_every_write_loses_nothing_that_was_synced() {
     let disk = new_disk();

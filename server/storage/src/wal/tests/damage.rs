@@ -42,7 +42,7 @@ fn entries_until(ends: &[(u64, Record)], cut: usize) -> Vec<u64> {
         .collect()
 }
 
-/// D11, D12: whatever the byte at which the file ends, it opens with all whole records, and what is
+/// [D11], [D12]: whatever the byte at which the file ends, it opens with all whole records, and what is
 /// written next stands alone.
 #[test]
 fn a_log_cut_at_any_byte_opens_with_the_records_before() {
@@ -81,7 +81,7 @@ fn a_log_cut_at_any_byte_opens_with_the_records_before() {
     }
 }
 
-/// D11, D13: a zeroed sector of the newest batch is a torn write; of an older one it is damage.
+/// [D11], [D13]: a zeroed sector of the newest batch is a torn write; of an older one it is damage.
 #[test]
 fn a_zeroed_sector_is_repaired_in_the_newest_batch_and_refused_before() {
     let (bytes, ends) = log_of(&[2000; 6], |index| index - 1);
@@ -184,7 +184,7 @@ fn a_frame_with_a_wrong_padding_is_refused() {
     }
 }
 
-/// D13: the state before the cut says that the lost entry was committed.
+/// [D13]: the state before the cut says that the lost entry was committed.
 #[test]
 fn a_log_that_ends_before_its_own_commit_is_refused() {
     let disk = new_disk();
@@ -196,7 +196,7 @@ fn a_log_that_ends_before_its_own_commit_is_refused() {
     assert!(fault.contains("entry 5 was committed"), "{fault}");
 }
 
-/// D13: a torn record in a segment that another one follows was synced.
+/// [D13]: a torn record in a segment that another one follows was synced.
 #[test]
 fn only_the_newest_segment_is_repaired() {
     let disk = new_disk();
