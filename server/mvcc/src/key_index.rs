@@ -200,11 +200,6 @@ impl KeyIndex {
         });
     }
 
-    /// Number of changes that are remembered.
-    pub(crate) fn changes(&self) -> u64 {
-        self.summary.live + self.summary.spare
-    }
-
     /// Adds records of the file, which come sorted by key, those of one key by position, and are
     /// all later than what the index knows. Builds every node anew, well filled, freeing the old
     /// ones on the way.

@@ -15,6 +15,7 @@ mod key_block;
 mod key_index;
 
 // Reading and writing.
+mod bump;
 mod change;
 mod compaction;
 mod hash;
@@ -24,6 +25,7 @@ mod state;
 mod store;
 mod view;
 
+pub use bump::{bump, last_recorded};
 pub use change::{Change, Changed, Event, EventKind, PutAnswer, Removed};
 pub use compaction::CompactionState;
 pub use hash::KeyHash;

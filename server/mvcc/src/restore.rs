@@ -7,6 +7,9 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use bytes::Bytes;
 use storage::Bucket;
@@ -38,17 +41,46 @@ pub(crate) struct RestoredHistory {
     pub(crate) attached: HashMap<Bytes, LeaseId>,
 }
 
-/// Reads all records.
+/// Reads all records. One thread reads and gathers while another sorts and merges.
 pub(crate) fn restore(records: Option<&Bucket>) -> Result<RestoredHistory, Fault> {
-    let mut restored = RestoredHistory {
-        index: KeyIndex::default(),
-        last: Revision(0),
-        attached: HashMap::new(),
-    };
     let Some(records) = records else {
-        return Ok(restored);
+        return Ok(RestoredHistory {
+            index: KeyIndex::default(),
+            last: Revision(0),
+            attached: HashMap::new(),
+        });
     };
+    thread::scope(|scope| {
+        // A full chunk waits for the one before it, so two of them stand in memory.
+        let (full, chunks) = sync_channel::<Chunk>(0);
+        let merging = scope.spawn(move || {
+            let mut index = KeyIndex::default();
+            for chunk in chunks {
+                chunk.move_into(&mut index);
+            }
+            index
+        });
+        let read = read(records, &full);
+        drop(full);
+        let index = match merging.join() {
+            Ok(index) => index,
+            Err(panic) => resume_unwind(panic),
+        };
+        let (last, attached) = read?;
+        Ok(RestoredHistory {
+            index,
+            last,
+            attached,
+        })
+    })
+}
+
+type Attached = HashMap<Bytes, LeaseId>;
+
+fn read(records: &Bucket, full: &SyncSender<Chunk>) -> Result<(Revision, Attached), Fault> {
+    let mut attached = HashMap::new();
     let mut chunk = Chunk::default();
+    let mut gathered = 0;
     let mut last = None;
     for entry in records.range(b"")? {
         let (stored_key, record) = entry?;
@@ -56,24 +88,24 @@ pub(crate) fn restore(records: Option<&Bucket>) -> Result<RestoredHistory, Fault
         check_order(last, at.position)?;
         last = Some(at.position);
         let pair = decode(at.position, record)?;
-        restored.attach(at, &pair);
+        attach(&mut attached, at, &pair);
         chunk.push(at, &pair);
-        if chunk.is_full(&restored.index) {
-            chunk.move_into(&mut restored.index);
+        if chunk.is_full(gathered) {
+            gathered += chunk.records.len() as u64;
+            // Whoever merges ends early by a panic only, which is passed on.
+            let _ = full.send(std::mem::take(&mut chunk));
         }
     }
-    chunk.move_into(&mut restored.index);
-    restored.last = last.map_or(Revision(0), |position| position.revision);
-    Ok(restored)
+    let _ = full.send(chunk);
+    let last = last.map_or(Revision(0), |position: Position| position.revision);
+    Ok((last, attached))
 }
 
-impl RestoredHistory {
-    fn attach(&mut self, at: RecordKey, pair: &KeyValue) {
-        match pair.lease.filter(|_| !at.tombstone) {
-            Some(lease) => drop(self.attached.insert(pair.key_bytes(), lease)),
-            None if self.attached.is_empty() => {}
-            None => drop(self.attached.remove(pair.key())),
-        }
+fn attach(attached: &mut Attached, at: RecordKey, pair: &KeyValue) {
+    match pair.lease.filter(|_| !at.tombstone) {
+        Some(lease) => drop(attached.insert(pair.key_bytes(), lease)),
+        None if attached.is_empty() => {}
+        None => drop(attached.remove(pair.key())),
     }
 }
 
@@ -133,8 +165,9 @@ impl Chunk {
         u32::try_from(self.keys.len()).expect("bounded by CHUNK_KEY_BYTES and KEY_BYTES_MAX")
     }
 
-    fn is_full(&self, index: &KeyIndex) -> bool {
-        let most = (index.changes() / 2).clamp(CHUNK_RECORDS_MIN, CHUNK_RECORDS_MAX);
+    /// Whether it is time to merge it, after `before` records were.
+    fn is_full(&self, before: u64) -> bool {
+        let most = (before / 2).clamp(CHUNK_RECORDS_MIN, CHUNK_RECORDS_MAX);
         self.records.len() as u64 >= most || self.keys.len() >= CHUNK_KEY_BYTES
     }
 
@@ -142,7 +175,7 @@ impl Chunk {
         &self.keys[gathered.start as usize..gathered.end as usize]
     }
 
-    fn move_into(&mut self, index: &mut KeyIndex) {
+    fn move_into(self, index: &mut KeyIndex) {
         if self.records.is_empty() {
             return;
         }
@@ -151,8 +184,6 @@ impl Chunk {
             let gathered = &self.records[*place as usize];
             (self.key(gathered), gathered.record)
         }));
-        self.keys.clear();
-        self.records.clear();
     }
 
     /// Places of the records by key, those of one key by position.

@@ -124,7 +124,7 @@ fn reads_below_the_compaction_are_refused_at_once_and_those_begun_before_go_on()
     }
 }
 
-/// etcd #17780: the last batch of a compaction was empty, a crash came before "finished" was
+/// [D5] etcd #17780: the last batch of a compaction was empty, a crash came before "finished" was
 /// stored, and the current revision fell below the compaction.
 #[test]
 fn d5_the_revision_never_falls_below_a_compaction() {
@@ -172,7 +172,7 @@ fn d5_the_revision_never_falls_below_a_compaction() {
     }
 }
 
-/// The same with a file of a release that deleted tombstones exactly at the compaction too: then
+/// [D5] The same with a file of a release that deleted tombstones exactly at the compaction too: then
 /// no record holds the revision, and only the marks do.
 #[test]
 fn d5_the_marks_alone_hold_the_revision_up() {
@@ -209,7 +209,7 @@ fn d5_the_marks_alone_hold_the_revision_up() {
     }
 }
 
-/// etcd #18667, #18799, #21432: a read at a compacted or future revision inside a transaction must
+/// [D6] etcd #18667, #18799, #21432: a read at a compacted or future revision inside a transaction must
 /// be refusable before any effect, and answer the same whether or not deletion got that far.
 #[test]
 fn d6_reads_in_a_transaction_answer_the_same_however_far_the_compaction_got() {
@@ -250,7 +250,7 @@ fn d6_reads_in_a_transaction_answer_the_same_however_far_the_compaction_got() {
     assert_eq!(ask(&mut member), expected);
 }
 
-/// etcd #18089: the deletion exactly at the compaction's revision was lost to watchers.
+/// [W4] etcd #18089: the deletion exactly at the compaction's revision was lost to watchers.
 #[test]
 fn w4_a_watcher_from_the_compaction_gets_the_deletion_there() {
     let mut member = Member::new();
@@ -280,7 +280,7 @@ fn w4_a_watcher_from_the_compaction_gets_the_deletion_there() {
     assert_eq!(member.stored(), ["5_0t", "6_0"]);
 }
 
-/// etcd #19179: the same, when the creation went in an earlier batch and the process died before
+/// [W5] etcd #19179: the same, when the creation went in an earlier batch and the process died before
 /// the compaction was finished.
 #[test]
 fn w5_a_deletion_at_the_compaction_survives_a_crash_between_its_batches() {

@@ -18,6 +18,7 @@ fn expect(hash: u32, compact_revision: i64, revision: i64) -> KeyHash {
     }
 }
 
+/// [MT-18], [MT-19], [MT-20]
 #[test]
 fn hashes_equal_those_of_etcd() {
     let mut member = Member::new();
@@ -67,6 +68,7 @@ fn a_hash_does_not_depend_on_how_far_a_compaction_got() {
     assert_eq!(now, expected);
 }
 
+/// [MT-17]
 #[test]
 fn hashes_before_the_compaction_or_in_the_future_are_refused() {
     let mut member = Member::new();
@@ -94,6 +96,7 @@ fn hashes_before_the_compaction_or_in_the_future_are_refused() {
     assert!(view.hash(Some(Revision(4))).is_ok());
 }
 
+/// [MT-22]
 #[test]
 fn ten_hashes_of_compactions_are_remembered() {
     let mut member = Member::new();

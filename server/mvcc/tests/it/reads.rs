@@ -129,7 +129,7 @@ fn an_inverted_range_selects_nothing() {
     }
 }
 
-/// etcd #17230, #17247: the buffer in front of the file showed a deleted key, or an event twice.
+/// [D21] etcd #17230, #17247: the buffer in front of the file showed a deleted key, or an event twice.
 /// Whatever the point between commits, reads and history are the same.
 #[test]
 fn d21_reads_and_history_are_the_same_at_every_point_between_commits() {
