@@ -15,6 +15,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/proto.rs"));
 }
 
+/// The `google.protobuf.FileDescriptorSet` of all of it, for whoever handles messages by their
+/// description.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors"));
+
 pub use generated::{
     authpb, etcdserverpb, grpc, leasepb, membershippb, mvccpb, v3electionpb, v3lockpb,
 };

@@ -15,6 +15,13 @@ pub enum Answer {
     DeleteRange(DeleteRangeAnswer),
     /// Of a transaction.
     Txn(TxnAnswer),
+    /// Of a granted lease: its time to live in seconds.
+    LeaseGranted(i64),
+    /// A user was let in by the entry of this index.
+    Authenticated {
+        /// The index.
+        index: u64,
+    },
     /// The alarms that were asked for, raised or cleared.
     Alarms(Vec<Alarm>),
 }

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mvcc::{Revision, Store, View};
-use serde::Serialize;
+use mvcc::{Changed, KeyRange, LeaseId, Revision, Store, View};
+use serde::{Deserialize, Serialize};
 use storage::{Batch, Committed};
 
 use crate::alarm::{AlarmKind, Alarms};
 use crate::answer::Answer;
-use crate::command::{AlarmRequest, Command, Operation, Request, RequestId, Txn};
+use crate::auth::{Auth, AuthChange};
+use crate::command::{
+    AlarmRequest, AuthRequest, Command, Identity, Operation, Request, RequestId, Txn,
+};
 use crate::error::{ApplyError, Fault, Refusal};
+use crate::kv::Writer;
+use crate::lease::{LeaseChange, Leases};
 use crate::members::{MemberChange, MemberId, Members, go_json};
 use crate::{kv, schema, txn};
 
@@ -32,12 +37,62 @@ struct Configuration<'a> {
     auto_leave: bool,
 }
 
-/// The record of a downgrade, with etcd's names.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Downgrade {
-    target_version: String,
-    enabled: bool,
+/// A downgrade of the cluster; its JSON, with etcd's names, is the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Downgrade {
+    /// The version that the cluster goes back to, `X.Y.0`; empty when none is under way.
+    pub target_version: String,
+    /// Whether one is under way.
+    pub enabled: bool,
+}
+
+impl Downgrade {
+    fn load(committed: &Committed) -> Result<Downgrade, Fault> {
+        let record = match committed.bucket(schema::CLUSTER)? {
+            Some(bucket) => bucket.get(schema::DOWNGRADE)?,
+            None => None,
+        };
+        let Some(record) = record else {
+            return Ok(Downgrade::default());
+        };
+        serde_json::from_slice(&record)
+            .map_err(|error| Fault::record(schema::CLUSTER, schema::DOWNGRADE, &error))
+    }
+}
+
+/// What all members of a cluster must be set to alike, as with etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Leases live this many seconds at least.
+    pub lease_ttl_min: i64,
+    /// Whether a lease's checkpoints outlive a restart in a cluster older than 3.6, too.
+    pub persist_lease_checkpoints: bool,
+}
+
+/// The operations that take time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppliedOperation {
+    /// A put outside of a transaction.
+    Put,
+    /// A deletion outside of a transaction.
+    DeleteRange,
+    /// A transaction.
+    Txn,
+    /// A compaction.
+    Compaction,
+}
+
+impl AppliedOperation {
+    fn of(request: &Request) -> Option<AppliedOperation> {
+        match request {
+            Request::Put(_) => Some(AppliedOperation::Put),
+            Request::DeleteRange(_) => Some(AppliedOperation::DeleteRange),
+            Request::Txn(_) => Some(AppliedOperation::Txn),
+            Request::Compact(_) => Some(AppliedOperation::Compaction),
+            _ => None,
+        }
+    }
 }
 
 /// What applying an entry brought.
@@ -45,32 +100,33 @@ struct Downgrade {
 pub struct Applied {
     /// Who may be waiting for it.
     pub id: RequestId,
+    /// What was done, if it is worth to be timed.
+    pub operation: Option<AppliedOperation>,
     /// The answer.
     pub result: Result<Answer, Refusal>,
     /// The store's revision afterwards.
     pub revision: Revision,
 }
 
-/// Why a database is not opened. Nothing in it was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It cannot be read.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    /// It holds what this version does not carry out, and would wrongly leave undone.
-    #[error("the database {0}; go on with etcd on this data directory")]
-    Unsupported(&'static str),
-}
-
-/// The replicated state: key space, members, alarms, cluster version.
+/// The replicated state: key space, leases, members, alarms, cluster version.
 ///
 /// Changes stand in memory until [`StateMachine::take_batch`] hands them, together with the index
 /// that they reach up to, to one commit of the storage. A crash in between loses only what the log
 /// still has.
 pub struct StateMachine {
+    settings: Settings,
     store: Store,
+    /// What happened to keys since it was last asked for.
+    changes: Vec<Changed>,
+    auth: Arc<Auth>,
+    /// What became of tokens since it was last asked for.
+    auth_changes: Vec<AuthChange>,
+    leases: Leases,
+    /// What became of leases since it was last asked for.
+    lease_changes: Vec<LeaseChange>,
     members: Arc<Members>,
     alarms: Arc<Alarms>,
+    downgrade: Arc<Downgrade>,
     applied: Position,
     /// The position that the last batch carried.
     saved: Position,
@@ -78,11 +134,13 @@ pub struct StateMachine {
 
 impl StateMachine {
     /// Reads a committed state, which has all of [`schema::ALL_BUCKETS`] or none.
-    pub fn open(committed: Committed) -> Result<StateMachine, OpenError> {
-        refuse_unsupported(&committed)?;
+    pub fn open(committed: Committed, settings: Settings) -> Result<StateMachine, Fault> {
         let applied = read_position(&committed)?;
         let members = Arc::new(Members::load(&committed)?);
         let alarms = Arc::new(Alarms::load(&committed)?);
+        let auth = Arc::new(Auth::load(&committed)?);
+        let downgrade = Arc::new(Downgrade::load(&committed)?);
+        let mut leases = Leases::load(&committed, settings.lease_ttl_min)?;
         let mut missing = Vec::new();
         for name in schema::ALL_BUCKETS {
             if committed.bucket(name).map_err(Fault::from)?.is_none() {
@@ -90,17 +148,24 @@ impl StateMachine {
             }
         }
         let opened = Store::open(committed).map_err(Fault::from)?;
-        if !opened.attached.is_empty() {
-            return Err(OpenError::Unsupported(LEASES));
+        for (key, lease) in opened.attached {
+            leases.attach(&key, Some(lease));
         }
         let mut store = opened.store;
         for name in missing {
             store.batch_mut().create_bucket(name);
         }
         Ok(StateMachine {
+            settings,
             store,
+            changes: Vec::new(),
+            auth,
+            auth_changes: Vec::new(),
+            leases,
+            lease_changes: Vec::new(),
             members,
             alarms,
+            downgrade,
             applied,
             saved: applied,
         })
@@ -119,6 +184,36 @@ impl StateMachine {
     /// The active alarms.
     pub fn alarms(&self) -> Arc<Alarms> {
         self.alarms.clone()
+    }
+
+    /// The downgrade under way, if any.
+    pub fn downgrade(&self) -> Arc<Downgrade> {
+        self.downgrade.clone()
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.auth.clone()
+    }
+
+    /// What became of tokens since the last call, in order.
+    pub fn take_auth_changes(&mut self) -> Vec<AuthChange> {
+        std::mem::take(&mut self.auth_changes)
+    }
+
+    /// All leases.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// What happened to keys since the last call, a revision after the other.
+    pub fn take_changes(&mut self) -> Vec<Changed> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What became of leases since the last call, in order.
+    pub fn take_lease_changes(&mut self) -> Vec<LeaseChange> {
+        std::mem::take(&mut self.lease_changes)
     }
 
     /// The key space, for compaction and commits.
@@ -142,13 +237,15 @@ impl StateMachine {
             source,
         })?;
         self.applied = position;
-        let result = match self.carry_out(command.request) {
+        let operation = AppliedOperation::of(&command.request);
+        let result = match self.carry_out(command.request, command.identity.as_ref()) {
             Ok(answer) => Ok(answer),
             Err(ApplyError::Refused(refusal)) => Err(refusal),
             Err(ApplyError::Fault(fault)) => return Err(fault),
         };
         Ok(Some(Applied {
             id: command.id,
+            operation,
             result,
             revision: self.store.revision(),
         }))
@@ -172,15 +269,10 @@ impl StateMachine {
 
     /// Records consensus' configuration, after each change of it.
     pub fn set_configuration(&mut self, voters: &[MemberId], learners: &[MemberId]) {
-        let configuration = Configuration {
-            voters,
-            learners,
-            auto_leave: false,
-        };
         let key = Bytes::from_static(schema::CONF_STATE);
         self.store
             .batch_mut()
-            .put(schema::META, key, go_json(&configuration).into());
+            .put(schema::META, key, configuration(voters, learners));
     }
 
     /// Whether [`StateMachine::take_batch`] would hand out anything.
@@ -208,15 +300,20 @@ impl StateMachine {
         self.store.take_batch()
     }
 
-    fn carry_out(&mut self, request: Request) -> Result<Answer, ApplyError> {
+    fn carry_out(
+        &mut self,
+        request: Request,
+        identity: Option<&Identity>,
+    ) -> Result<Answer, ApplyError> {
         self.check_alarms(&request)?;
+        self.check_permission(&request, identity)?;
         match request {
             Request::Nothing => Ok(Answer::Done),
-            Request::Put(put) => self.change(|change| kv::put(change, &put).map(Answer::Put)),
+            Request::Put(put) => self.change(|writer| kv::put(writer, &put).map(Answer::Put)),
             Request::DeleteRange(delete) => {
-                self.change(|change| kv::delete_range(change, &delete).map(Answer::DeleteRange))
+                self.change(|writer| kv::delete_range(writer, &delete).map(Answer::DeleteRange))
             }
-            Request::Txn(txn) => self.change(|change| txn::apply(change, &txn).map(Answer::Txn)),
+            Request::Txn(txn) => self.change(|writer| txn::apply(writer, &txn).map(Answer::Txn)),
             // etcd counts a store that was never compacted as compacted at -1.
             Request::Compact(revision) if revision < Revision(0) => Err(Refusal::Compacted.into()),
             Request::Compact(revision) => {
@@ -226,6 +323,32 @@ impl StateMachine {
                 Ok(Answer::Done)
             }
             Request::Alarm(alarm) => Ok(self.alarm(alarm)),
+            Request::LeaseGrant { id, ttl } => {
+                let ttl_min = self.settings.lease_ttl_min;
+                let batch = self.store.batch_mut();
+                let ttl = self.leases.grant(id, ttl, ttl_min, batch)?;
+                self.lease_changes.push(LeaseChange::Granted { id, ttl });
+                Ok(Answer::LeaseGranted(ttl))
+            }
+            // The most frequent of these, and it changes nothing that readers would need a copy of.
+            Request::Auth(AuthRequest::Authenticate { name, token }) => {
+                let index = self.applied.index;
+                let change = self.auth.let_in(name, token, index)?;
+                self.auth_changes.push(change);
+                Ok(Answer::Authenticated { index })
+            }
+            Request::Auth(request) => {
+                let index = self.applied.index;
+                let auth = Arc::make_mut(&mut self.auth);
+                let changes = &mut self.auth_changes;
+                auth.apply(request, index, self.store.batch_mut(), changes)?;
+                Ok(Answer::Done)
+            }
+            Request::LeaseRevoke(id) => self.revoke(id),
+            Request::LeaseCheckpoint(leases) => {
+                self.checkpoint(&leases);
+                Ok(Answer::Done)
+            }
             Request::SetClusterVersion(version) => {
                 Arc::make_mut(&mut self.members).set_version(version, self.store.batch_mut());
                 Ok(Answer::Done)
@@ -240,14 +363,15 @@ impl StateMachine {
                 Ok(Answer::Done)
             }
             Request::SetDowngrade { enabled, version } => {
-                let record = Downgrade {
+                let downgrade = Downgrade {
                     target_version: version,
                     enabled,
                 };
                 let key = Bytes::from_static(schema::DOWNGRADE);
                 self.store
                     .batch_mut()
-                    .put(schema::CLUSTER, key, go_json(&record).into());
+                    .put(schema::CLUSTER, key, go_json(&downgrade).into());
+                self.downgrade = Arc::new(downgrade);
                 Ok(Answer::Done)
             }
         }
@@ -256,12 +380,61 @@ impl StateMachine {
     /// One write transaction. What is refused is refused before anything was changed.
     fn change(
         &mut self,
-        act: impl FnOnce(&mut mvcc::Change<'_>) -> Result<Answer, ApplyError>,
+        act: impl FnOnce(&mut Writer<'_>) -> Result<Answer, ApplyError>,
     ) -> Result<Answer, ApplyError> {
-        let mut change = self.store.change();
-        let answer = act(&mut change)?;
-        change.finish();
+        let mut writer = Writer {
+            change: self.store.change(),
+            leases: &mut self.leases,
+        };
+        let answer = act(&mut writer)?;
+        self.changes.extend(writer.change.finish());
         Ok(answer)
+    }
+
+    /// Deletes the keys of a lease as one revision, then the lease.
+    fn revoke(&mut self, id: LeaseId) -> Result<Answer, ApplyError> {
+        let lease = self.leases.get(id).ok_or(Refusal::LeaseNotFound)?;
+        let keys: Vec<Bytes> = lease.keys().cloned().collect();
+        self.change(|writer| {
+            for key in keys {
+                writer.delete(&KeyRange::Single(key));
+            }
+            Ok(Answer::Done)
+        })?;
+        self.leases.remove(id, self.store.batch_mut());
+        self.lease_changes.push(LeaseChange::Revoked(id));
+        Ok(Answer::Done)
+    }
+
+    fn checkpoint(&mut self, leases: &[(LeaseId, i64)]) {
+        let durably =
+            self.settings.persist_lease_checkpoints || self.members.is_version_since(3, 6);
+        for &(id, remaining) in leases {
+            let batch = durably.then(|| self.store.batch_mut());
+            self.leases.checkpoint(id, remaining, batch);
+            self.lease_changes
+                .push(LeaseChange::Checkpointed { id, remaining });
+        }
+    }
+
+    /// Users and roles may have changed since the member that took a request has checked it.
+    fn check_permission(
+        &self,
+        request: &Request,
+        identity: Option<&Identity>,
+    ) -> Result<(), Refusal> {
+        let (auth, leases) = (&self.auth, &self.leases);
+        match request {
+            Request::Put(put) => auth.check_put(identity, leases, put),
+            Request::DeleteRange(delete) => {
+                auth.check_delete(identity, &delete.keys, delete.previous)
+            }
+            Request::Txn(txn) => auth.check_txn(identity, leases, txn),
+            Request::LeaseRevoke(id) => auth.check_lease(identity, leases, *id),
+            Request::Auth(AuthRequest::Authenticate { .. }) => Ok(()),
+            Request::Auth(_) => auth.check_root(identity),
+            _ => Ok(()),
+        }
     }
 
     fn check_alarms(&self, request: &Request) -> Result<(), Refusal> {
@@ -269,12 +442,15 @@ impl StateMachine {
             request,
             Request::Put(_) | Request::DeleteRange(_) | Request::Txn(_)
         );
-        let compacts = matches!(request, Request::Compact(_));
-        if (changes_keys || compacts) && self.alarms.any(AlarmKind::Corrupt) {
+        let else_stopped = matches!(
+            request,
+            Request::Compact(_) | Request::LeaseGrant { .. } | Request::LeaseRevoke(_)
+        );
+        if (changes_keys || else_stopped) && self.alarms.any(AlarmKind::Corrupt) {
             return Err(Refusal::Corrupt);
         }
         let grows = match request {
-            Request::Put(_) => true,
+            Request::Put(_) | Request::LeaseGrant { .. } => true,
             Request::Txn(txn) => has_put(txn),
             _ => false,
         };
@@ -317,6 +493,16 @@ fn has_put(txn: &Txn) -> bool {
         })
 }
 
+/// The record of consensus' configuration.
+pub(crate) fn configuration(voters: &[MemberId], learners: &[MemberId]) -> Bytes {
+    let configuration = Configuration {
+        voters,
+        learners,
+        auto_leave: false,
+    };
+    go_json(&configuration).into()
+}
+
 /// The position that a committed state says it holds.
 pub fn read_position(committed: &Committed) -> Result<Position, Fault> {
     let Some(meta) = committed.bucket(schema::META)? else {
@@ -331,29 +517,4 @@ pub fn read_position(committed: &Committed) -> Result<Position, Fault> {
         index: number(schema::CONSISTENT_INDEX)?,
         term: number(schema::TERM)?,
     })
-}
-
-const LEASES: &str = "holds leases, which this version of holdfast would never let expire";
-
-fn refuse_unsupported(committed: &Committed) -> Result<(), OpenError> {
-    let first = |name: &str| -> Result<bool, Fault> {
-        match committed.bucket(name)? {
-            Some(bucket) => Ok(bucket.last()?.is_some()),
-            None => Ok(false),
-        }
-    };
-    if first(schema::LEASE)? {
-        return Err(OpenError::Unsupported(LEASES));
-    }
-    let auth = committed.bucket(schema::AUTH).map_err(Fault::from)?;
-    let enabled = match auth {
-        Some(bucket) => bucket.get(schema::AUTH_ENABLED).map_err(Fault::from)?,
-        None => None,
-    };
-    if enabled.is_some_and(|value| value.first() == Some(&1)) {
-        return Err(OpenError::Unsupported(
-            "has authorization switched on, which this version of holdfast would not enforce",
-        ));
-    }
-    Ok(())
 }

@@ -5,23 +5,38 @@
 
 use std::num::NonZeroUsize;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mvcc::{Content, Filters, KeyRange, LeaseId, Order, RangeQuery, Revision, SortBy};
 use prost::Message;
+use proto::authpb;
 use proto::etcdserverpb as wire;
 
 use crate::alarm::{Alarm, AlarmKind};
+use crate::auth::NewPassword;
 use crate::members::{Member, MemberChange, MemberId};
 
 /// Names a proposal, so that the member that made it finds out who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// A user, and the state of authorization in which a member took that one's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user's name.
+    pub user: String,
+    /// Revision of users and roles then.
+    pub auth_revision: u64,
+}
+
 /// One request of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Command {
     /// Who waits for the answer, if anybody does.
     pub id: RequestId,
+    /// On whose behalf, as far as the member that took the request knew.
+    pub identity: Option<Identity>,
     /// What is to be done.
     pub request: Request,
 }
@@ -41,6 +56,19 @@ pub enum Request {
     Compact(Revision),
     /// Raise or clear an alarm, or list them.
     Alarm(AlarmRequest),
+    /// Grant a lease.
+    LeaseGrant {
+        /// Its id; 0 is none.
+        id: LeaseId,
+        /// Its time to live in seconds, as it was asked for.
+        ttl: i64,
+    },
+    /// End a lease and delete its keys.
+    LeaseRevoke(LeaseId),
+    /// Note how many seconds leases have left, 0 for all of them.
+    LeaseCheckpoint(Vec<(LeaseId, i64)>),
+    /// Something about users and roles.
+    Auth(AuthRequest),
     /// The version that all members share.
     SetClusterVersion(String),
     /// A member has started.
@@ -171,6 +199,138 @@ pub enum Operand {
     Unknown,
 }
 
+/// A change of users and roles, or a user who comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthRequest {
+    /// Permissions count from now on.
+    Enable,
+    /// They no longer do.
+    Disable,
+    /// A user has shown a password.
+    Authenticate {
+        /// Who.
+        name: String,
+        /// First part of a simple token, or empty for another kind.
+        token: String,
+    },
+    /// A new user.
+    UserAdd {
+        /// Its name.
+        name: String,
+        /// Its password.
+        hash: NewPassword,
+        /// Whether it comes in without one, by certificate.
+        no_password: bool,
+    },
+    /// A user leaves.
+    UserDelete(String),
+    /// A user gets another password.
+    UserChangePassword {
+        /// Its name.
+        name: String,
+        /// Its password.
+        hash: NewPassword,
+    },
+    /// A user gets a role.
+    UserGrantRole {
+        /// The user.
+        name: String,
+        /// The role.
+        role: String,
+    },
+    /// A user loses a role.
+    UserRevokeRole {
+        /// The user.
+        name: String,
+        /// The role.
+        role: String,
+    },
+    /// A new role.
+    RoleAdd(String),
+    /// A role ends; all who have it lose it.
+    RoleDelete(String),
+    /// A role permits something.
+    RoleGrantPermission {
+        /// The role.
+        role: String,
+        /// What it permits.
+        permission: Option<Permission>,
+    },
+    /// A role no longer permits something.
+    RoleRevokePermission {
+        /// The role.
+        role: String,
+        /// The permission's key.
+        key: Bytes,
+        /// The permission's range end.
+        range_end: Bytes,
+    },
+}
+
+/// What a role permits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {
+    /// Reading or writing.
+    pub kind: PermissionKind,
+    /// The key, or the first one.
+    pub key: Bytes,
+    /// The end of the range in the wire's form, empty for a single key.
+    pub range_end: Bytes,
+}
+
+/// Reading or writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PermissionKind {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Permission {
+    /// The keys that it is about.
+    pub fn keys(&self) -> KeyRange {
+        key_range(self.key.clone(), self.range_end.clone())
+    }
+
+    /// Whether it is about any key at all, as etcd sees it.
+    pub(crate) fn is_valid(&self) -> bool {
+        let is_single = self.range_end.is_empty();
+        let is_open = &self.range_end[..] == b"\0";
+        !self.key.is_empty() && (is_single || is_open || self.key < self.range_end)
+    }
+}
+
+impl From<authpb::Permission> for Permission {
+    fn from(permission: authpb::Permission) -> Permission {
+        Permission {
+            kind: match permission.perm_type {
+                1 => PermissionKind::Write,
+                2 => PermissionKind::ReadWrite,
+                _ => PermissionKind::Read,
+            },
+            key: permission.key,
+            range_end: permission.range_end,
+        }
+    }
+}
+
+impl From<&Permission> for authpb::Permission {
+    fn from(permission: &Permission) -> authpb::Permission {
+        authpb::Permission {
+            perm_type: match permission.kind {
+                PermissionKind::Read => 0,
+                PermissionKind::Write => 1,
+                PermissionKind::ReadWrite => 2,
+            },
+            key: permission.key.clone(),
+            range_end: permission.range_end.clone(),
+        }
+    }
+}
+
 /// Raise or clear an alarm, or list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlarmRequest {
@@ -203,6 +363,7 @@ impl Command {
         if data.is_empty() {
             return Ok(Command {
                 id: RequestId(0),
+                identity: None,
                 request: Request::Nothing,
             });
         }
@@ -211,6 +372,7 @@ impl Command {
             let request = wire::Request::decode(data.clone()).map_err(malformed)?;
             return Ok(Command {
                 id: RequestId(request.id.unwrap_or_default()),
+                identity: None,
                 request: request_from_v2(&request)?,
             });
         }
@@ -221,8 +383,18 @@ impl Command {
         } else {
             header_id
         });
+        let identity = message
+            .header
+            .as_ref()
+            // A certificate without a common name makes a user without a name, who may do nothing.
+            .filter(|header| !header.username.is_empty() || header.auth_revision > 0)
+            .map(|header| Identity {
+                user: header.username.clone(),
+                auth_revision: header.auth_revision,
+            });
         Ok(Command {
             id,
+            identity,
             request: request_from(message)?,
         })
     }
@@ -281,6 +453,23 @@ fn request_from(message: wire::InternalRaftRequest) -> Result<Request, CommandEr
     if let Some(alarm) = message.alarm {
         return Ok(Request::Alarm(alarm.into()));
     }
+    if let Some(grant) = message.lease_grant {
+        return Ok(Request::LeaseGrant {
+            id: LeaseId(grant.id),
+            ttl: grant.ttl,
+        });
+    }
+    if let Some(revoke) = message.lease_revoke {
+        return Ok(Request::LeaseRevoke(LeaseId(revoke.id)));
+    }
+    if let Some(checkpoint) = message.lease_checkpoint {
+        let leases = checkpoint.checkpoints.iter();
+        return Ok(Request::LeaseCheckpoint(
+            leases
+                .map(|lease| (LeaseId(lease.id), lease.remaining_ttl))
+                .collect(),
+        ));
+    }
     if let Some(version) = message.cluster_version_set {
         return Ok(Request::SetClusterVersion(version.ver));
     }
@@ -310,44 +499,95 @@ fn request_from(message: wire::InternalRaftRequest) -> Result<Request, CommandEr
     if questions.contains(&true) {
         return Ok(Request::Nothing);
     }
-    let unsupported = [
-        ("lease_grant", message.lease_grant.is_some()),
-        ("lease_revoke", message.lease_revoke.is_some()),
-        ("lease_checkpoint", message.lease_checkpoint.is_some()),
-        ("auth_enable", message.auth_enable.is_some()),
-        ("auth_disable", message.auth_disable.is_some()),
-        ("authenticate", message.authenticate.is_some()),
-        ("auth_user_add", message.auth_user_add.is_some()),
-        ("auth_user_delete", message.auth_user_delete.is_some()),
-        (
-            "auth_user_change_password",
-            message.auth_user_change_password.is_some(),
-        ),
-        (
-            "auth_user_grant_role",
-            message.auth_user_grant_role.is_some(),
-        ),
-        (
-            "auth_user_revoke_role",
-            message.auth_user_revoke_role.is_some(),
-        ),
-        ("auth_role_add", message.auth_role_add.is_some()),
-        ("auth_role_delete", message.auth_role_delete.is_some()),
-        (
-            "auth_role_grant_permission",
-            message.auth_role_grant_permission.is_some(),
-        ),
-        (
-            "auth_role_revoke_permission",
-            message.auth_role_revoke_permission.is_some(),
-        ),
-    ];
-    match unsupported.into_iter().find(|(_, present)| *present) {
-        Some((kind, _)) => Err(CommandError::Unsupported(kind)),
+    match auth_request_from(message)? {
+        Some(request) => Ok(Request::Auth(request)),
         None => Err(CommandError::Malformed(
             "no request field is set".to_owned(),
         )),
     }
+}
+
+fn auth_request_from(
+    message: wire::InternalRaftRequest,
+) -> Result<Option<AuthRequest>, CommandError> {
+    if message.auth_enable.is_some() {
+        return Ok(Some(AuthRequest::Enable));
+    }
+    if message.auth_disable.is_some() {
+        return Ok(Some(AuthRequest::Disable));
+    }
+    if let Some(request) = message.authenticate {
+        return Ok(Some(AuthRequest::Authenticate {
+            name: request.name,
+            token: request.simple_token,
+        }));
+    }
+    if let Some(add) = message.auth_user_add {
+        let no_password = add.options.is_some_and(|options| options.no_password);
+        let hash = match no_password {
+            true => NewPassword::Hash(String::new()),
+            false => new_password(add.hashed_password, add.password)?,
+        };
+        return Ok(Some(AuthRequest::UserAdd {
+            name: add.name,
+            hash,
+            no_password,
+        }));
+    }
+    if let Some(delete) = message.auth_user_delete {
+        return Ok(Some(AuthRequest::UserDelete(delete.name)));
+    }
+    if let Some(change) = message.auth_user_change_password {
+        return Ok(Some(AuthRequest::UserChangePassword {
+            name: change.name,
+            hash: new_password(change.hashed_password, change.password)?,
+        }));
+    }
+    if let Some(grant) = message.auth_user_grant_role {
+        return Ok(Some(AuthRequest::UserGrantRole {
+            name: grant.user,
+            role: grant.role,
+        }));
+    }
+    if let Some(revoke) = message.auth_user_revoke_role {
+        return Ok(Some(AuthRequest::UserRevokeRole {
+            name: revoke.name,
+            role: revoke.role,
+        }));
+    }
+    if let Some(add) = message.auth_role_add {
+        return Ok(Some(AuthRequest::RoleAdd(add.name)));
+    }
+    if let Some(delete) = message.auth_role_delete {
+        return Ok(Some(AuthRequest::RoleDelete(delete.role)));
+    }
+    if let Some(grant) = message.auth_role_grant_permission {
+        return Ok(Some(AuthRequest::RoleGrantPermission {
+            role: grant.name,
+            permission: grant.perm.map(Permission::from),
+        }));
+    }
+    if let Some(revoke) = message.auth_role_revoke_permission {
+        return Ok(Some(AuthRequest::RoleRevokePermission {
+            role: revoke.role,
+            key: revoke.key,
+            range_end: revoke.range_end,
+        }));
+    }
+    Ok(None)
+}
+
+/// A hash travels in base64; whoever took the request has checked that.
+fn new_password(hashed: String, plain: String) -> Result<NewPassword, CommandError> {
+    if hashed.is_empty() && !plain.is_empty() {
+        return Ok(NewPassword::Plain(plain));
+    }
+    let malformed = |what: &dyn std::fmt::Display| {
+        CommandError::Malformed(format!("a password's hash: {what}"))
+    };
+    let hash = STANDARD.decode(hashed).map_err(|error| malformed(&error))?;
+    let hash = String::from_utf8(hash).map_err(|error| malformed(&error))?;
+    Ok(NewPassword::Hash(hash))
 }
 
 /// The keys that etcd means by a key and a range end.

@@ -15,6 +15,60 @@ pub enum Refusal {
     /// No such lease.
     #[error("lease not found")]
     LeaseNotFound,
+    /// There is a lease of this id already.
+    #[error("lease exists")]
+    LeaseExists,
+    /// A lease may live for [`LEASE_TTL_MAX`](crate::LEASE_TTL_MAX) seconds at most.
+    #[error("time to live of the lease is too large")]
+    LeaseTtlTooLarge,
+    /// Whoever asks is nobody, or gave no name.
+    #[error("user name is empty")]
+    UserEmpty,
+    /// No such user.
+    #[error("user not found")]
+    UserNotFound,
+    /// There is a user of this name.
+    #[error("user exists")]
+    UserExists,
+    /// A role needs a name.
+    #[error("role name is empty")]
+    RoleEmpty,
+    /// No such role.
+    #[error("role not found")]
+    RoleNotFound,
+    /// There is a role of this name.
+    #[error("role exists")]
+    RoleExists,
+    /// The user does not have the role.
+    #[error("role is not granted")]
+    RoleNotGranted,
+    /// A permission was to be granted, but none was named.
+    #[error("permission is not given")]
+    PermissionNotGiven,
+    /// The role does not have the permission.
+    #[error("permission is not granted")]
+    PermissionNotGranted,
+    /// Not for this user.
+    #[error("permission denied")]
+    PermissionDenied,
+    /// Users and roles have changed since the user was let in.
+    #[error("authorization has changed")]
+    AuthOldRevision,
+    /// No such user, or another password.
+    #[error("authentication failed")]
+    AuthFailed,
+    /// Authorization is off.
+    #[error("authorization is off")]
+    AuthNotEnabled,
+    /// It would take root away, or permit a range that is none.
+    #[error("invalid change of authorization")]
+    InvalidAuthMgmt,
+    /// Authorization needs a user root.
+    #[error("no user root")]
+    NoRootUser,
+    /// Authorization needs a user root with the role root.
+    #[error("the user root does not have the role root")]
+    NoRootRole,
     /// The database has reached its quota.
     #[error("database space exceeded")]
     NoSpace,
@@ -30,6 +84,9 @@ pub enum Refusal {
     /// Only a learner can be promoted.
     #[error("member is not a learner")]
     MemberNotLearner,
+    /// The cluster has as many learners as it may have.
+    #[error("too many learners")]
+    TooManyLearners,
     /// Another member has one of these peer URLs.
     #[error("peer URL exists")]
     PeerUrlExists,

@@ -1,17 +1,40 @@
 //! Puts and deletions.
 
-use bytes::{BufMut, BytesMut};
-use mvcc::{Change, KeyRange};
+use bytes::{BufMut, Bytes, BytesMut};
+use mvcc::{Change, KeyRange, LeaseId, Removed};
 
 use crate::answer::{DeleteRangeAnswer, PutAnswer};
 use crate::command::{DeleteRange, Put, PutLease};
 use crate::error::{ApplyError, Refusal};
+use crate::lease::Leases;
+
+/// One write transaction: keys, and which leases they hang on.
+pub(crate) struct Writer<'a> {
+    pub(crate) change: Change<'a>,
+    pub(crate) leases: &'a mut Leases,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, key: &Bytes, value: &[u8], lease: Option<LeaseId>) {
+        self.change.put(key, value, lease);
+        self.leases.attach(key, lease);
+    }
+
+    /// Deletes the keys of a range; where their last values stand.
+    pub(crate) fn delete(&mut self, keys: &KeyRange) -> Vec<Removed> {
+        let removed = self.change.delete_range(keys);
+        for key in &removed {
+            self.leases.detach(&key.key);
+        }
+        removed
+    }
+}
 
 /// Sets a key, or refuses before anything is changed.
-pub(crate) fn put(change: &mut Change<'_>, put: &Put) -> Result<PutAnswer, ApplyError> {
-    check_lease(put)?;
+pub(crate) fn put(writer: &mut Writer<'_>, put: &Put) -> Result<PutAnswer, ApplyError> {
+    check_lease(put, |id| writer.leases.get(id).is_some())?;
     let previous = match put.previous || needs_previous(put) {
-        true => change.get(&put.key)?,
+        true => writer.change.get(&put.key)?,
         false => None,
     };
     if needs_previous(put) && previous.is_none() {
@@ -27,7 +50,7 @@ pub(crate) fn put(change: &mut Change<'_>, put: &Put) -> Result<PutAnswer, Apply
         PutLease::Keep => kept.expect("checked above").lease,
         PutLease::Lease(id) => Some(id),
     };
-    change.put(&put.key, value, lease);
+    writer.put(&put.key, value, lease);
     Ok(PutAnswer {
         previous: previous.filter(|_| put.previous),
     })
@@ -35,26 +58,26 @@ pub(crate) fn put(change: &mut Change<'_>, put: &Put) -> Result<PutAnswer, Apply
 
 /// Deletes the keys of a range.
 pub(crate) fn delete_range(
-    change: &mut Change<'_>,
+    writer: &mut Writer<'_>,
     delete: &DeleteRange,
 ) -> Result<DeleteRangeAnswer, ApplyError> {
-    let removed = change.delete_range(&delete.keys);
+    let removed = writer.delete(&delete.keys);
     let deleted = removed.len() as u64;
     let previous = match delete.previous {
         true => removed
             .iter()
-            .map(|key| change.pair(key.previous))
+            .map(|key| writer.change.pair(key.previous))
             .collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
     Ok(DeleteRangeAnswer { deleted, previous })
 }
 
-/// Whether a put is refused for its lease. This version grants none, so none can be named.
-pub(crate) fn check_lease(put: &Put) -> Result<(), Refusal> {
+/// Refuses a put that names a lease which there is not.
+pub(crate) fn check_lease(put: &Put, exists: impl Fn(LeaseId) -> bool) -> Result<(), Refusal> {
     match put.lease {
-        PutLease::Lease(_) => Err(Refusal::LeaseNotFound),
-        PutLease::None | PutLease::Keep => Ok(()),
+        PutLease::Lease(id) if !exists(id) => Err(Refusal::LeaseNotFound),
+        _ => Ok(()),
     }
 }
 

@@ -54,6 +54,9 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Strin
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
+/// Learners that a cluster may have at a time; etcd's default.
+const LEARNERS_MAX: usize = 1;
+
 /// What one committed configuration change asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
@@ -76,6 +79,15 @@ pub struct Members {
 }
 
 impl Members {
+    /// These, and nobody was removed.
+    pub(crate) fn of(members: impl IntoIterator<Item = Member>) -> Members {
+        let members = members.into_iter();
+        Members {
+            members: members.map(|member| (member.id, member)).collect(),
+            ..Members::default()
+        }
+    }
+
     /// Reads the buckets of a committed state.
     pub(crate) fn load(committed: &Committed) -> Result<Members, Fault> {
         let mut loaded = Members::default();
@@ -140,7 +152,15 @@ impl Members {
         }
         match (change, self.get(id)) {
             (MemberChange::Add(_), Some(_)) => Err(Refusal::MemberExists),
-            (MemberChange::Add(member), None) => self.check_urls(member),
+            (MemberChange::Add(member), None) => {
+                self.check_urls(member)?;
+                match member.learner
+                    && self.iter().filter(|member| member.learner).count() >= LEARNERS_MAX
+                {
+                    true => Err(Refusal::TooManyLearners),
+                    false => Ok(()),
+                }
+            }
             (_, None) => Err(Refusal::MemberNotFound),
             (MemberChange::Promote(_), Some(member)) if !member.learner => {
                 Err(Refusal::MemberNotLearner)
@@ -197,6 +217,20 @@ impl Members {
             member.name = name;
             member.client_urls = client_urls;
         });
+    }
+
+    /// Major and minor number of [`Members::version`].
+    pub fn version_numbers(&self) -> Option<(u64, u64)> {
+        let mut parts = self.version()?.split('.').map(str::parse);
+        match (parts.next()?, parts.next()?) {
+            (Ok(major), Ok(minor)) => Some((major, minor)),
+            _ => None,
+        }
+    }
+
+    /// Whether the version that all members share is this one or a later one.
+    pub(crate) fn is_version_since(&self, major: u64, minor: u64) -> bool {
+        self.version_numbers() >= Some((major, minor))
     }
 
     pub(crate) fn set_version(&mut self, version: String, batch: &mut Batch) {

@@ -7,12 +7,12 @@
 use std::cmp::Ordering;
 use std::num::NonZeroUsize;
 
-use mvcc::{Change, KeyRange, KeyValue, RangeAnswer, RangeQuery, ReadError, Revision, View};
+use mvcc::{KeyRange, KeyValue, LeaseId, RangeAnswer, RangeQuery, ReadError, Revision, View};
 
 use crate::answer::{OperationAnswer, TxnAnswer};
 use crate::command::{Compare, Operand, Operation, Put, Relation, Txn, TxnRange};
 use crate::error::{ApplyError, Refusal};
-use crate::kv;
+use crate::kv::{self, Writer};
 
 /// Pairs that a compare of a range looks at in one go, so that memory stays bounded however many
 /// keys there are.
@@ -27,6 +27,8 @@ pub(crate) trait Reader {
     fn revision(&self) -> Revision;
     /// The revision of the last compaction, if there was one.
     fn compact_revision(&self) -> Option<Revision>;
+    /// Whether there is a lease for a put to name.
+    fn has_lease(&self, id: LeaseId) -> bool;
 }
 
 impl Reader for View {
@@ -45,23 +47,31 @@ impl Reader for View {
     fn compact_revision(&self) -> Option<Revision> {
         View::compact_revision(self)
     }
+
+    fn has_lease(&self, _: LeaseId) -> bool {
+        unreachable!("transactions of reads put nothing")
+    }
 }
 
-impl Reader for Change<'_> {
+impl Reader for Writer<'_> {
     fn range(&self, query: &RangeQuery) -> Result<RangeAnswer, ReadError> {
-        Change::range(self, query)
+        self.change.range(query)
     }
 
     fn exists(&self, key: &[u8]) -> Result<bool, ReadError> {
-        Ok(Change::exists(self, key))
+        Ok(self.change.exists(key))
     }
 
     fn revision(&self) -> Revision {
-        Change::revision(self)
+        self.change.revision()
     }
 
     fn compact_revision(&self) -> Option<Revision> {
-        Change::compact_revision(self)
+        self.change.compact_revision()
+    }
+
+    fn has_lease(&self, id: LeaseId) -> bool {
+        self.leases.get(id).is_some()
     }
 }
 
@@ -95,11 +105,11 @@ pub fn read(view: &View, txn: &Txn) -> Result<TxnAnswer, ApplyError> {
     })
 }
 
-/// Does a transaction as part of `change`.
-pub(crate) fn apply(change: &mut Change<'_>, txn: &Txn) -> Result<TxnAnswer, ApplyError> {
-    let path = choose(change, txn)?;
-    check(change, &path, &mut Vec::new())?;
-    execute(change, path)
+/// Does a transaction as part of `writer`.
+pub(crate) fn apply(writer: &mut Writer<'_>, txn: &Txn) -> Result<TxnAnswer, ApplyError> {
+    let path = choose(writer, txn)?;
+    check(writer, &path, &mut Vec::new())?;
+    execute(writer, path)
 }
 
 fn choose<'t>(state: &impl Reader, txn: &'t Txn) -> Result<Path<'t>, ApplyError> {
@@ -168,7 +178,7 @@ fn check_range(state: &impl Reader, range: &TxnRange) -> Result<(), ApplyError> 
 /// A put that keeps value or lease needs a pair that was there before the transaction, and that no
 /// operation before it removes: etcd, which asks the first only, would panic over the second.
 fn check_put(state: &impl Reader, put: &Put, before: &[Effect<'_>]) -> Result<(), ApplyError> {
-    kv::check_lease(put)?;
+    kv::check_lease(put, |id| state.has_lease(id))?;
     if !kv::needs_previous(put) {
         return Ok(());
     }
@@ -183,22 +193,22 @@ fn check_put(state: &impl Reader, put: &Put, before: &[Effect<'_>]) -> Result<()
     }
 }
 
-fn execute(change: &mut Change<'_>, path: Path<'_>) -> Result<TxnAnswer, ApplyError> {
+fn execute(writer: &mut Writer<'_>, path: Path<'_>) -> Result<TxnAnswer, ApplyError> {
     let succeeded = path.succeeded;
     let mut operations = Vec::with_capacity(path.steps.len());
     for step in path.steps {
         operations.push(match step {
-            Step::Txn(path) => OperationAnswer::Txn(execute(change, path)?),
+            Step::Txn(path) => OperationAnswer::Txn(execute(writer, path)?),
             Step::Plain(Operation::Range(range)) => {
-                OperationAnswer::Range(change.range(&range.query)?)
+                OperationAnswer::Range(writer.change.range(&range.query)?)
             }
             Step::Plain(Operation::Put(put)) => {
-                let answer = kv::put(change, put)?;
-                OperationAnswer::Put(answer, change.revision())
+                let answer = kv::put(writer, put)?;
+                OperationAnswer::Put(answer, writer.change.revision())
             }
             Step::Plain(Operation::DeleteRange(delete)) => {
-                let answer = kv::delete_range(change, delete)?;
-                OperationAnswer::DeleteRange(answer, change.revision())
+                let answer = kv::delete_range(writer, delete)?;
+                OperationAnswer::DeleteRange(answer, writer.change.revision())
             }
             Step::Plain(Operation::Txn(_)) => unreachable!("a path of its own"),
         });

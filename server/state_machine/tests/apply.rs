@@ -4,22 +4,30 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mvcc::{KeyRange, RangeQuery, Revision};
+use mvcc::{KeyRange, LeaseId, RangeQuery, Revision};
 use prost::Message;
 use proto::etcdserverpb::compare::TargetUnion;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::{
-    AlarmRequest, CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest,
-    RangeRequest, RequestHeader, RequestOp, TxnRequest,
+    AlarmRequest, AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseCheckpoint,
+    LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+    RequestHeader, RequestOp, TxnRequest,
 };
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use state_machine::{
-    Answer, Applied, Command, CommandError, Member, MemberChange, MemberId, Position, Refusal,
-    Request, RequestId, StateMachine, TxnAnswer, read_position,
+    Answer, Applied, Command, CommandError, LEASE_TTL_MAX, LeaseChange, Member, MemberChange,
+    MemberId, PasswordCheck, Position, Refusal, Request, RequestId, Settings, StateMachine,
+    TxnAnswer, read_position,
 };
 use storage::disk::Disk;
 use storage::disk::simulated::SimulatedDisk;
 use storage::{Store, check};
+
+const SETTINGS: Settings = Settings {
+    lease_ttl_min: 2,
+    persist_lease_checkpoints: false,
+};
 
 /// A state machine over a database on a simulated disk.
 struct Home {
@@ -34,7 +42,7 @@ impl Home {
         let disk = SimulatedDisk::new();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let store = Store::create(shared, Path::new("/db")).expect("created");
-        let machine = StateMachine::open(store.committed().clone()).expect("empty");
+        let machine = StateMachine::open(store.committed().clone(), SETTINGS).expect("empty");
         Home {
             disk,
             store: Some(store),
@@ -44,9 +52,20 @@ impl Home {
     }
 
     fn apply(&mut self, request: InternalRaftRequest) -> Applied {
+        self.apply_as("", 0, request)
+    }
+
+    /// Applies what a user asked for at a revision of users and roles.
+    fn apply_as(
+        &mut self,
+        user: &str,
+        auth_revision: u64,
+        request: InternalRaftRequest,
+    ) -> Applied {
         let header = Some(RequestHeader {
             id: 900 + self.next,
-            ..Default::default()
+            username: user.to_owned(),
+            auth_revision,
         });
         let data = InternalRaftRequest { header, ..request }.encode_to_vec();
         let position = Position {
@@ -104,7 +123,7 @@ impl Home {
         drop(self.store.take());
         let shared: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let store = Store::open(shared, Path::new("/db")).expect("opened");
-        self.machine = StateMachine::open(store.committed().clone()).expect("sound");
+        self.machine = StateMachine::open(store.committed().clone(), SETTINGS).expect("sound");
         self.store = Some(store);
     }
 
@@ -210,12 +229,13 @@ fn entries_of_etcd_3_5_and_3_6_are_read_alike() {
 
 #[test]
 fn what_is_not_carried_out_is_named_and_not_passed_over() {
-    let grant = InternalRaftRequest {
-        lease_grant: Some(Default::default()),
+    let old = proto::etcdserverpb::Request {
+        method: Some("PUT".to_owned()),
+        path: Some("/1/key".to_owned()),
         ..Default::default()
     };
-    let refused = Command::decode(&grant.encode_to_vec().into());
-    assert_eq!(refused, Err(CommandError::Unsupported("lease_grant")));
+    let refused = Command::decode(&old.encode_to_vec().into());
+    assert_eq!(refused, Err(CommandError::Unsupported("v2")));
     for garbage in [&b"\xff"[..], b"\x08\x01", b"\x22\xff\xff\xff\xff\x0f"] {
         let refused = Command::decode(&Bytes::from_static(garbage));
         assert!(
@@ -257,6 +277,7 @@ fn an_entry_is_applied_once_however_often_it_is_delivered() {
     assert_eq!(home.machine.store().revision(), Revision(4));
 }
 
+/// [D1]
 #[test]
 fn the_applied_index_is_committed_with_what_it_stands_for() {
     let mut home = Home::new();
@@ -268,13 +289,146 @@ fn the_applied_index_is_committed_with_what_it_stands_for() {
             read_position(&committed).expect("readable").index,
             number + 1
         );
-        let reopened = StateMachine::open(committed).expect("sound");
+        let reopened = StateMachine::open(committed, SETTINGS).expect("sound");
         let answer = reopened
             .view()
             .range(&RangeQuery::new(KeyRange::All))
             .expect("readable");
         assert_eq!(answer.pairs[0].value(), number.to_string().as_bytes());
     }
+}
+
+/// Puts a key that hangs on a lease.
+fn put_on(key: &str, lease: i64) -> PutRequest {
+    PutRequest {
+        lease,
+        ..put(key, "v")
+    }
+}
+
+impl Home {
+    fn grant(&mut self, id: i64, ttl: i64) -> Result<Answer, Refusal> {
+        self.apply(InternalRaftRequest {
+            lease_grant: Some(LeaseGrantRequest { id, ttl }),
+            ..Default::default()
+        })
+        .result
+    }
+
+    fn revoke(&mut self, id: i64) -> Result<Answer, Refusal> {
+        self.apply(InternalRaftRequest {
+            lease_revoke: Some(LeaseRevokeRequest { id }),
+            ..Default::default()
+        })
+        .result
+    }
+
+    fn put_on(&mut self, key: &str, lease: i64) -> Result<Answer, Refusal> {
+        self.apply(InternalRaftRequest {
+            put: Some(put_on(key, lease)),
+            ..Default::default()
+        })
+        .result
+    }
+
+    fn keys_of(&self, lease: i64) -> Vec<Bytes> {
+        let lease = self.machine.leases().get(LeaseId(lease)).expect("a lease");
+        lease.keys().cloned().collect()
+    }
+}
+
+/// [LE-2], [LE-3], [KV-23]
+#[test]
+fn a_lease_ends_with_its_keys_in_one_revision() {
+    let mut home = Home::new();
+    assert_eq!(home.grant(7, 60), Ok(Answer::LeaseGranted(60)));
+    assert_eq!(home.grant(7, 60), Err(Refusal::LeaseExists));
+    assert_eq!(home.grant(-8, 0), Ok(Answer::LeaseGranted(2)));
+    assert_eq!(
+        home.grant(9, LEASE_TTL_MAX + 1),
+        Err(Refusal::LeaseTtlTooLarge)
+    );
+    assert_eq!(home.put_on("x", 9), Err(Refusal::LeaseNotFound));
+    for key in ["b", "a", "c", "d"] {
+        home.put_on(key, 7).expect("a lease that there is");
+    }
+    // A put without a lease takes the key off it, a put with another one moves it, a deletion too.
+    home.put("a", "free");
+    home.put_on("d", -8).expect("a lease that there is");
+    home.apply(InternalRaftRequest {
+        delete_range: Some(DeleteRangeRequest {
+            key: "c".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    assert_eq!(home.keys_of(7), ["b"]);
+    home.put_on("bb", 7).expect("a lease that there is");
+    let before = home.machine.store().revision();
+    assert_eq!(home.revoke(7), Ok(Answer::Done));
+    assert_eq!(home.machine.store().revision(), before.next());
+    assert_eq!(home.revoke(7), Err(Refusal::LeaseNotFound));
+    let names: Vec<String> = home.keys().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(names, ["a", "d"]);
+    assert_eq!(home.grant(10, 60), Ok(Answer::LeaseGranted(60)));
+    assert_eq!(home.revoke(10), Ok(Answer::Done));
+    assert_eq!(home.machine.store().revision(), before.next());
+    assert_eq!(
+        home.machine.take_lease_changes().last(),
+        Some(&LeaseChange::Revoked(LeaseId(10)))
+    );
+}
+
+/// [LE-12], [LE-13]
+#[test]
+fn leases_and_what_hangs_on_them_outlive_a_restart() {
+    let mut home = Home::new();
+    home.grant(7, 60).expect("granted");
+    home.grant(8, 60).expect("granted");
+    home.put_on("a", 7).expect("a lease that there is");
+    home.put_on("b", 7).expect("a lease that there is");
+    home.put("b", "free");
+    home.revoke(8).expect("revoked");
+    let checkpoint = |home: &mut Home| {
+        home.apply(InternalRaftRequest {
+            lease_checkpoint: Some(LeaseCheckpointRequest {
+                checkpoints: vec![LeaseCheckpoint {
+                    id: 7,
+                    remaining_ttl: 30,
+                }],
+            }),
+            ..Default::default()
+        })
+    };
+    checkpoint(&mut home).result.expect("noted");
+    let lease = home.machine.leases().get(LeaseId(7)).expect("there");
+    assert_eq!(lease.remaining, Some(30));
+    home.commit();
+    home.reopen();
+    assert_eq!(home.machine.leases().len(), 1);
+    assert_eq!(home.keys_of(7), ["a"]);
+    let lease = home.machine.leases().get(LeaseId(7)).expect("there");
+    // Not kept by clusters before 3.6.
+    assert_eq!((lease.ttl, lease.remaining), (60, None));
+
+    home.apply(InternalRaftRequest {
+        cluster_version_set: Some(ClusterVersionSetRequest {
+            ver: "3.6.0".to_owned(),
+        }),
+        ..Default::default()
+    });
+    checkpoint(&mut home).result.expect("noted");
+    home.commit();
+    home.reopen();
+    let lease = home.machine.leases().get(LeaseId(7)).expect("there");
+    assert_eq!(lease.remaining, Some(30));
+    let committed = home.store.as_ref().unwrap().committed().clone();
+    let longer = Settings {
+        lease_ttl_min: 90,
+        ..SETTINGS
+    };
+    let machine = StateMachine::open(committed, longer).expect("sound");
+    assert_eq!(machine.leases().get(LeaseId(7)).expect("there").ttl, 90);
 }
 
 #[test]
@@ -334,6 +488,7 @@ fn compares_see_the_state_before_and_hold_for_every_key_of_a_range() {
     }
 }
 
+/// [D6]
 #[test]
 fn a_refused_transaction_changes_nothing() {
     let mut home = Home::new();
@@ -443,6 +598,7 @@ fn a_compaction_below_zero_is_refused() {
     home.reopen();
 }
 
+/// [KV-4]
 #[test]
 fn all_changes_of_a_transaction_share_one_revision() {
     let mut home = Home::new();
@@ -515,6 +671,7 @@ fn a_full_database_takes_no_puts_until_the_alarm_is_cleared() {
     assert!(home.put("b", "2").result.is_ok());
 }
 
+/// [D18]
 #[test]
 fn members_and_configuration_are_committed_together() {
     let mut home = Home::new();
@@ -538,4 +695,88 @@ fn members_and_configuration_are_committed_together() {
     let meta = committed.bucket("meta").expect("readable").expect("there");
     let configuration = meta.get(b"confState").expect("readable").expect("there");
     assert_eq!(&configuration[..], br#"{"voters":[5],"auto_leave":false}"#);
+}
+
+fn user_add(name: &str, password: &str) -> InternalRaftRequest {
+    InternalRaftRequest {
+        auth_user_add: Some(AuthUserAddRequest {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A home with authorization on, at revision 3.
+fn guarded() -> Home {
+    let mut home = Home::new();
+    let grant = AuthUserGrantRoleRequest {
+        user: "root".to_owned(),
+        role: "root".to_owned(),
+    };
+    let requests = [
+        user_add("root", "pw"),
+        InternalRaftRequest {
+            auth_user_grant_role: Some(grant),
+            ..Default::default()
+        },
+        InternalRaftRequest {
+            auth_enable: Some(AuthEnableRequest {}),
+            ..Default::default()
+        },
+    ];
+    for request in requests {
+        assert_eq!(home.apply(request).result, Ok(Answer::Done));
+    }
+    home
+}
+
+/// [AU-6]: an entry of etcd 3.4 carries the password itself. Each member makes the same hash of it, and
+/// has it still after a replay.
+#[test]
+fn a_password_that_was_logged_plainly_is_hashed_when_it_is_applied() {
+    let (one, other) = (guarded(), guarded());
+    let hash = |home: &Home| match home.machine.auth().password_check("root") {
+        PasswordCheck::Hash(hash) => hash,
+        other => panic!("{other:?}"),
+    };
+    assert!(hash(&one).starts_with("$2a$10$"), "{}", hash(&one));
+    assert_eq!(hash(&one), hash(&other));
+    assert!(bcrypt::verify("pw", &hash(&one)).expect("a hash"));
+}
+
+/// [AU-15], [AU-16], [AU-17]: whoever was allowed to when the request came may be so no longer.
+#[test]
+fn permission_counts_when_an_entry_is_applied() {
+    let mut home = guarded();
+    assert_eq!(home.machine.auth().revision(), 3);
+    let put = || InternalRaftRequest {
+        put: Some(put("a", "1")),
+        ..Default::default()
+    };
+    assert_eq!(home.apply(put()).result, Err(Refusal::UserEmpty));
+    let refused = [
+        ("root", 2, Refusal::AuthOldRevision),
+        ("nobody", 3, Refusal::PermissionDenied),
+        ("", 3, Refusal::PermissionDenied),
+        ("root", 0, Refusal::UserEmpty),
+    ];
+    for (user, revision, refusal) in refused {
+        let applied = home.apply_as(user, revision, put());
+        assert_eq!(applied.result, Err(refusal), "{user} at {revision}");
+        assert_eq!(applied.revision, Revision(1));
+    }
+    assert!(home.apply_as("root", 3, put()).result.is_ok());
+    let management = [
+        ("", 0, Refusal::UserEmpty),
+        ("nobody", 3, Refusal::UserNotFound),
+    ];
+    for (user, revision, refusal) in management {
+        let applied = home.apply_as(user, revision, user_add("x", "y"));
+        assert_eq!(applied.result, Err(refusal), "{user}");
+    }
+    // Whoever is root needs no revision to manage users, as with etcd.
+    assert!(home.apply_as("root", 1, user_add("x", "y")).result.is_ok());
+    assert_eq!(home.machine.auth().revision(), 4);
 }
