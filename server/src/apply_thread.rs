@@ -20,12 +20,16 @@ use storage::raft_snapshot::RaftSnapshot;
 use storage::wal;
 use tokio::sync::oneshot;
 
+use crate::auth::Tokens;
 use crate::clock;
-use crate::commit_thread::Job;
+use crate::commit_thread::{Done, Job};
+use crate::lessor::Lessor;
 use crate::metrics::Metrics;
 use crate::raft_thread::{self, to_log_configuration};
 use crate::requests::Requests;
+use crate::space_return::{self, SpaceReturn};
 use crate::views::{State, Views};
+use crate::watch::Watches;
 
 /// Keys or records that one step of a compaction looks at: a fraction of a millisecond, during
 /// which no entry is applied.
@@ -35,8 +39,6 @@ const COMPACTION_STEP: usize = 500;
 const COMPACTION_PAUSE: Duration = Duration::from_millis(2);
 /// Batches of entries applied before the answers leave and a new state is published.
 const GATHERED_MAX: usize = 64;
-/// Applying one entry longer than this is worth a line in the log; etcd's value.
-const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// Wait when there is nothing to do but listen; any length would do.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -48,11 +50,11 @@ pub enum Input {
     Wake,
     /// Commit what is applied so far, and hand out the committed state.
     Flush(oneshot::Sender<Committed>),
-    /// Write the database file anew, as small as it can be.
-    Rewrite(oneshot::Sender<()>),
+    /// Tell when the database file is as small as it can be.
+    Shrink(oneshot::Sender<()>),
     /// Tell when the compaction at this revision has deleted everything.
     AwaitCompaction(Revision, oneshot::Sender<()>),
-    /// Answer.
+    /// Answer once everything that came before is applied and published.
     Ping(oneshot::Sender<()>),
     /// Commit what is applied, and stop.
     Stop,
@@ -67,6 +69,8 @@ pub struct Pace {
     pub commit_operations: u64,
     /// Applied entries between two raft snapshots.
     pub snapshot_count: u64,
+    /// Applying one entry longer than this is worth a line in the log.
+    pub slow_apply: Duration,
 }
 
 /// The thread's state.
@@ -76,9 +80,12 @@ pub struct ApplyThread {
     inbox: Receiver<Input>,
     raft: SyncSender<raft_thread::Input>,
     jobs: SyncSender<Job>,
-    outcomes: Receiver<Result<Committed, storage::Fault>>,
+    outcomes: Receiver<Result<Done, storage::Fault>>,
     requests: Arc<Requests>,
     views: Arc<Views>,
+    lessor: Arc<Lessor>,
+    watches: Arc<Watches>,
+    tokens: Arc<Tokens>,
     metrics: Arc<Metrics>,
     /// Consensus' configuration as of the last applied entry.
     configuration: ConfState,
@@ -89,7 +96,7 @@ pub struct ApplyThread {
     commit_due: Option<Instant>,
     compaction_due: Option<Instant>,
     flushes: Vec<oneshot::Sender<Committed>>,
-    rewrites: Vec<oneshot::Sender<()>>,
+    space_return: SpaceReturn,
     compactions: Vec<(Revision, oneshot::Sender<()>)>,
 }
 
@@ -102,11 +109,17 @@ pub struct Doors {
     /// To `commit_thread`, which takes one job at a time.
     pub jobs: SyncSender<Job>,
     /// From `commit_thread`.
-    pub outcomes: Receiver<Result<Committed, storage::Fault>>,
+    pub outcomes: Receiver<Result<Done, storage::Fault>>,
     /// Who waits for answers.
     pub requests: Arc<Requests>,
     /// What readers read.
     pub views: Arc<Views>,
+    /// Keeps the time of leases.
+    pub lessor: Arc<Lessor>,
+    /// Tells watchers.
+    pub watches: Arc<Watches>,
+    /// Knows the tokens.
+    pub tokens: Arc<Tokens>,
     /// Counts what happens.
     pub metrics: Arc<Metrics>,
 }
@@ -117,8 +130,8 @@ enum RunningJob {
         flushes: Vec<oneshot::Sender<Committed>>,
         snapshot: Option<RaftSnapshot>,
     },
-    Rewrite {
-        waiting: Vec<oneshot::Sender<()>>,
+    Sweep {
+        moved_before: u64,
     },
 }
 
@@ -129,8 +142,10 @@ impl ApplyThread {
         configuration: ConfState,
         snapshot_index: u64,
         pace: Pace,
+        space_return: space_return::Pace,
         doors: Doors,
     ) -> ApplyThread {
+        let space_return = SpaceReturn::new(space_return, doors.metrics.clone());
         ApplyThread {
             machine,
             pace,
@@ -140,6 +155,9 @@ impl ApplyThread {
             outcomes: doors.outcomes,
             requests: doors.requests,
             views: doors.views,
+            lessor: doors.lessor,
+            watches: doors.watches,
+            tokens: doors.tokens,
             metrics: doors.metrics,
             configuration,
             snapshot_index,
@@ -147,7 +165,7 @@ impl ApplyThread {
             commit_due: None,
             compaction_due: None,
             flushes: Vec::new(),
-            rewrites: Vec::new(),
+            space_return,
             compactions: Vec::new(),
         }
     }
@@ -173,17 +191,17 @@ impl ApplyThread {
     }
 
     fn next_wait(&self) -> Duration {
-        let commit_due = if self.job.is_none() {
-            self.commit_due
-        } else {
-            None
+        let now = clock::monotonic();
+        let (commit_due, sweep_due) = match self.job {
+            None => (self.commit_due, self.space_return.next_due(now)),
+            Some(_) => (None, None),
         };
-        match [commit_due, self.compaction_due]
+        match [commit_due, sweep_due, self.compaction_due]
             .into_iter()
             .flatten()
             .min()
         {
-            Some(due) => due.saturating_duration_since(clock::monotonic()),
+            Some(due) => due.saturating_duration_since(now),
             None => IDLE,
         }
     }
@@ -191,6 +209,7 @@ impl ApplyThread {
     /// Takes what waits, applies it, publishes, answers; false when it is time to stop.
     fn gather(&mut self, first: Input) -> Result<bool, Fault> {
         let mut answers = Vec::new();
+        let mut pings = Vec::new();
         let mut next = Some(first);
         let mut taken = 0;
         let mut last = None;
@@ -203,12 +222,9 @@ impl ApplyThread {
                 }
                 Input::Wake => {}
                 Input::Flush(waiting) => self.flushes.push(waiting),
-                Input::Rewrite(waiting) => self.rewrites.push(waiting),
+                Input::Shrink(waiting) => self.space_return.ask(waiting),
                 Input::AwaitCompaction(at, waiting) => self.compactions.push((at, waiting)),
-                Input::Ping(reply) => {
-                    // Whoever asked may have given up.
-                    let _ = reply.send(());
-                }
+                Input::Ping(reply) => pings.push(reply),
                 Input::Stop => going_on = false,
             }
             taken += 1;
@@ -217,12 +233,20 @@ impl ApplyThread {
             }
         }
         if let Some(last) = last {
+            self.lessor.follow(self.machine.take_lease_changes());
+            self.tokens.follow(self.machine.take_auth_changes());
             self.publish();
+            let changes = self.machine.take_changes();
+            self.watches.publish(self.machine.view(), changes);
             for applied in answers {
                 self.requests.answer(applied);
             }
             // The raft thread ends before this one only when the member stops.
             let _ = self.raft.send(raft_thread::Input::Applied(last));
+        }
+        for reply in pings {
+            // Whoever asked may have given up.
+            let _ = reply.send(());
         }
         Ok(going_on)
     }
@@ -230,14 +254,22 @@ impl ApplyThread {
     fn apply_all(&mut self, entries: &[Entry], answers: &mut Vec<Applied>) -> Result<(), Fault> {
         let mut started = clock::monotonic();
         for entry in entries {
-            answers.extend(self.apply(entry)?);
+            let applied = self.apply(entry)?;
             let ended = clock::monotonic();
             let took = ended - started;
             started = ended;
-            if took > SLOW_APPLY {
+            if let Some(applied) = &applied
+                && let Some(operation) = applied.operation
+            {
+                let success = applied.result.is_ok();
+                let metric = self.metrics.server.apply_duration(operation, success);
+                metric.observe(took.as_secs_f64());
+            }
+            answers.extend(applied);
+            if took > self.pace.slow_apply {
                 self.metrics.server.slow_apply.inc();
                 tracing::warn!(
-                    took = ?took, expected_duration = ?SLOW_APPLY, index = entry.index.0,
+                    took = ?took, expected_duration = ?self.pace.slow_apply, index = entry.index.0,
                     "apply request took too long"
                 );
             }
@@ -303,6 +335,7 @@ impl ApplyThread {
         let revision = self.machine.store().revision();
         Ok(Applied {
             id,
+            operation: None,
             result: result.map(|()| Answer::Done),
             revision,
         })
@@ -324,7 +357,12 @@ impl ApplyThread {
         Ok(())
     }
 
-    fn finish_job(&mut self, committed: Committed) -> Result<(), Fault> {
+    fn finish_job(&mut self, done: Done) -> Result<(), Fault> {
+        let Done {
+            committed,
+            sweep,
+            took,
+        } = done;
         match self.job.take().expect("an outcome follows a job") {
             RunningJob::Commit { flushes, snapshot } => {
                 self.machine.store().batch_committed(committed.clone())?;
@@ -336,11 +374,14 @@ impl ApplyThread {
                     let _ = self.raft.send(raft_thread::Input::SaveSnapshot(snapshot));
                 }
             }
-            RunningJob::Rewrite { waiting } => {
-                self.machine.store().file_rewritten(committed)?;
-                for waiting in waiting {
-                    let _ = waiting.send(());
-                }
+            RunningJob::Sweep { moved_before } => {
+                self.machine.store().file_rewritten(committed.clone())?;
+                let sweep = sweep.expect("the job was a sweep");
+                self.space_return.moved(sweep.moved_pages() - moved_before);
+                let now = clock::monotonic();
+                // Whoever waits for the end reads the new size then.
+                self.publish();
+                self.space_return.give(now, sweep, took, &committed);
             }
         }
         self.publish();
@@ -368,16 +409,19 @@ impl ApplyThread {
         }
         if self.is_commit_due() {
             self.start_commit();
-        } else if !self.rewrites.is_empty() {
-            let waiting = std::mem::take(&mut self.rewrites);
-            self.start(Job::Rewrite, RunningJob::Rewrite { waiting });
+            return;
+        }
+        let committed = self.machine.store().committed();
+        let now = clock::monotonic();
+        if let Some((sweep, pages)) = self.space_return.take(now, committed) {
+            let moved_before = sweep.moved_pages();
+            self.start(Job::Sweep(sweep, pages), RunningJob::Sweep { moved_before });
         }
     }
 
     fn is_commit_due(&mut self) -> bool {
         let store = self.machine.store();
         !self.flushes.is_empty()
-            || !self.rewrites.is_empty() && self.commit_due.is_some()
             || store.wants_commit()
             || store.batch().operations() as u64 >= self.pace.commit_operations
             || store.compaction_state() == CompactionState::WaitsForCommit

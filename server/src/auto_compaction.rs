@@ -13,7 +13,7 @@ use mvcc::Revision;
 use proto::etcdserverpb::CompactionRequest;
 use tonic::Code;
 
-use crate::api::Member;
+use crate::api::{Caller, Member};
 use crate::clock;
 use crate::config::AutoCompaction;
 
@@ -62,7 +62,7 @@ async fn compact(revision: Revision, member: &Member) {
         revision: revision.0,
         physical: false,
     };
-    match member.compact(request).await {
+    match member.compact(&Caller::member(), request).await {
         Ok(_) => tracing::info!(revision = revision.0, "completed auto compaction"),
         // Somebody has compacted as far or further already.
         Err(status) if status.code() == Code::OutOfRange => {}

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
-use storage::{Batch, Committed, Fault, Store};
+use storage::{Batch, Committed, Fault, Store, Sweep};
 
 use crate::apply_thread;
 use crate::clock;
@@ -13,8 +14,18 @@ use crate::metrics::Metrics;
 pub enum Job {
     /// Make these changes durable.
     Commit(Batch),
-    /// Write the file anew, as small as it can be.
-    Rewrite,
+    /// Carry a sweep on by a commit that writes about so many pages.
+    Sweep(Sweep, u64),
+}
+
+/// What became of a job.
+pub struct Done {
+    /// The newest durable state.
+    pub committed: Committed,
+    /// The sweep that was carried on.
+    pub sweep: Option<Sweep>,
+    /// How long the disk was busy with it.
+    pub took: Duration,
 }
 
 /// The thread's state.
@@ -24,7 +35,7 @@ pub struct CommitThread {
     /// What to do.
     pub jobs: Receiver<Job>,
     /// Takes the outcome of each job.
-    pub outcomes: Sender<Result<Committed, Fault>>,
+    pub outcomes: Sender<Result<Done, Fault>>,
     /// Is told that an outcome is there.
     pub apply: Sender<apply_thread::Input>,
     /// Counts what happens.
@@ -36,17 +47,18 @@ impl CommitThread {
     pub fn run(mut self) {
         while let Ok(job) = self.jobs.recv() {
             let started = clock::monotonic();
-            let (outcome, histogram) = match job {
-                Job::Commit(batch) => (
-                    self.store.commit(batch),
-                    &self.metrics.disk.backend_commit_duration,
-                ),
-                Job::Rewrite => (
-                    self.store.rewrite(),
-                    &self.metrics.disk.backend_defrag_duration,
-                ),
+            let (outcome, sweep) = match job {
+                Job::Commit(batch) => (self.store.commit(batch), None),
+                Job::Sweep(mut sweep, pages) => (self.store.sweep(&mut sweep, pages), Some(sweep)),
             };
-            histogram.observe((clock::monotonic() - started).as_secs_f64());
+            let took = clock::monotonic() - started;
+            let metric = &self.metrics.disk.backend_commit_duration;
+            metric.observe(took.as_secs_f64());
+            let outcome = outcome.map(|committed| Done {
+                committed,
+                sweep,
+                took,
+            });
             let failed = outcome.is_err();
             // When nobody listens any more the member stops, and the log has what is lost here.
             let _ = self.outcomes.send(outcome);

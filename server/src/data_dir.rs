@@ -13,14 +13,15 @@ use std::sync::Arc;
 
 use consensus::{ConfState, ConfigurationChange, ConfigurationChangeKind, Entry, EntryKind};
 use state_machine::{
-    Command, CommandError, Member, MemberId, OpenError, Position, StateMachine, read_position,
+    Command, CommandError, Member, MemberId, Position, Settings, StateMachine, read_position,
 };
 use storage::disk::Disk;
 use storage::raft_snapshot::{self, RaftSnapshot};
 use storage::{Fault, Store, wal};
 
 use crate::config::{Config, InitialClusterState};
-use crate::identity::{ClusterId, Identity, cluster_id, first_member_id};
+use crate::identity::{ClusterId, Identity, cluster_id, member_id};
+use crate::lessor::ttl_min;
 
 /// Why a member cannot start on a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ pub enum StartError {
         /// The database file.
         path: PathBuf,
         /// What is wrong.
-        source: OpenError,
+        source: state_machine::Fault,
     },
     /// A setting that counts for a new cluster only.
     #[error("{0}")]
@@ -105,7 +106,7 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>) -> Result<Opened, StartError>
         .exists(&paths.db)
         .map_err(Fault::io("look for", &paths.db))?;
     match has_log {
-        true => reopen(&paths, disk, has_database),
+        true => reopen(config, &paths, disk, has_database),
         false => create(config, &paths, disk, has_database),
     }
 }
@@ -133,7 +134,7 @@ fn create(
         .map(|first| {
             let peer_urls: Vec<String> = first.peer_urls.iter().map(ToString::to_string).collect();
             Member {
-                id: first_member_id(&peer_urls, &config.initial_cluster_token),
+                id: member_id(&peer_urls, &config.initial_cluster_token),
                 peer_urls,
                 learner: false,
                 name: first.name.clone(),
@@ -168,7 +169,7 @@ fn create(
         true => Store::open(disk.clone(), &paths.db)?,
         false => Store::create(disk.clone(), &paths.db)?,
     };
-    let machine = open_machine(&store)?;
+    let machine = open_machine(config, &store)?;
 
     // 4. The log, which begins with the members.
     let entries = bootstrap_entries(members);
@@ -206,7 +207,7 @@ fn create(
 }
 
 /// The entries that every first member of a cluster writes: all members, ascending by id.
-fn bootstrap_entries(mut members: Vec<Member>) -> Vec<Entry> {
+pub(crate) fn bootstrap_entries(mut members: Vec<Member>) -> Vec<Entry> {
     members.sort_by_key(|member| member.id);
     let entry = |(number, member): (usize, &Member)| {
         let context = serde_json::to_vec(member).expect("a member is plain data");
@@ -230,7 +231,7 @@ fn refuse_database_without_log(paths: &Paths, disk: &Arc<dyn Disk>) -> Result<()
     let (committed, _lock) = storage::read_only(&**disk, &paths.db)?;
     let position = read_position(&committed).map_err(|source| StartError::Database {
         path: paths.db.clone(),
-        source: source.into(),
+        source,
     })?;
     if position == Position::default() {
         return Ok(());
@@ -246,7 +247,12 @@ fn refuse_database_without_log(paths: &Paths, disk: &Arc<dyn Disk>) -> Result<()
     })
 }
 
-fn reopen(paths: &Paths, disk: &Arc<dyn Disk>, has_database: bool) -> Result<Opened, StartError> {
+fn reopen(
+    config: &Config,
+    paths: &Paths,
+    disk: &Arc<dyn Disk>,
+    has_database: bool,
+) -> Result<Opened, StartError> {
     // 1. Where the log begins to count: the newest snapshot that both it and a file name.
     let marks = wal::valid_snapshots(&**disk, &paths.wal)?;
     let loaded = raft_snapshot::load_newest(&**disk, &paths.snap, &marks)?;
@@ -277,7 +283,7 @@ fn reopen(paths: &Paths, disk: &Arc<dyn Disk>, has_database: bool) -> Result<Ope
         true => Store::open(disk.clone(), &paths.db)?,
         false => Store::create(disk.clone(), &paths.db)?,
     };
-    let machine = open_machine(&store)?;
+    let machine = open_machine(config, &store)?;
     let identity = Identity {
         cluster: ClusterId(recovered.metadata.cluster_id.0),
         member: MemberId(recovered.metadata.node_id.0),
@@ -314,8 +320,12 @@ fn reopen(paths: &Paths, disk: &Arc<dyn Disk>, has_database: bool) -> Result<Ope
     })
 }
 
-fn open_machine(store: &Store) -> Result<StateMachine, StartError> {
-    StateMachine::open(store.committed().clone()).map_err(|source| StartError::Database {
+fn open_machine(config: &Config, store: &Store) -> Result<StateMachine, StartError> {
+    let settings = Settings {
+        lease_ttl_min: ttl_min(config.heartbeat_interval, config.election_timeout),
+        persist_lease_checkpoints: config.lease_checkpoint_persist,
+    };
+    StateMachine::open(store.committed().clone(), settings).map_err(|source| StartError::Database {
         path: store.path().to_owned(),
         source,
     })
@@ -382,7 +392,7 @@ fn refuse_unsupported(
         })
     };
     let mut voters = snapshot.conf_state.voters.clone();
-    let mut others: Vec<consensus::NodeId> = snapshot.conf_state.learners.clone();
+    let mut learners: Vec<consensus::NodeId> = snapshot.conf_state.learners.clone();
     for entry in entries {
         let at = |error: CommandError| format!("entry {} of the log: {error}", entry.index.0);
         match entry.kind {
@@ -393,7 +403,7 @@ fn refuse_unsupported(
             }
             wal::EntryKind::Normal => {}
             wal::EntryKind::ConfChange => match ConfigurationChange::decode(&entry.data) {
-                Ok(change) => follow(&change, &mut voters, &mut others),
+                Ok(change) => follow(&change, &mut voters, &mut learners),
                 Err(error) => return refused(at(CommandError::Malformed(error.to_string()))),
             },
             wal::EntryKind::ConfChangeV2 => {
@@ -403,8 +413,8 @@ fn refuse_unsupported(
             }
         }
     }
-    if voters != [identity.node()] || !others.is_empty() {
-        let count = voters.len() + others.len();
+    if voters != [identity.node()] {
+        let count = voters.len() + learners.len();
         return refused(format!(
             "it belongs to a cluster of {count} members, and this version of holdfast runs one; \
              go on with etcd on this data directory"
@@ -435,7 +445,7 @@ fn follow(
     }
 }
 
-fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Fault> {
+pub(crate) fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Fault> {
     if folder.as_os_str().is_empty()
         || disk.exists(folder).map_err(Fault::io("look for", folder))?
     {

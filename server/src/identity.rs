@@ -24,12 +24,13 @@ impl Identity {
     }
 }
 
-/// The id of a first member: SHA-1 over its peer URLs, sorted, and the cluster's token.
-pub fn first_member_id(peer_urls: &[String], token: &str) -> MemberId {
+/// The id of a new member: SHA-1 over its peer URLs, sorted, and a salt: for the first members of a
+/// cluster that one's token, for later ones the time at which they are added, in Unix seconds.
+pub fn member_id(peer_urls: &[String], salt: &str) -> MemberId {
     let mut sorted = peer_urls.to_vec();
     sorted.sort_unstable();
     let mut hash = Sha1::new();
-    for part in sorted.iter().map(String::as_str).chain([token]) {
+    for part in sorted.iter().map(String::as_str).chain([salt]) {
         hash.update(part.as_bytes());
     }
     MemberId(first_eight_bytes(hash))
@@ -55,9 +56,10 @@ fn first_eight_bytes(hash: Sha1) -> u64 {
 mod tests {
     use super::*;
 
+    /// [CL-3]
     #[test]
     fn ids_are_those_that_etcd_computes() {
-        let member = first_member_id(&["http://127.0.0.1:21002".to_owned()], "tok1");
+        let member = member_id(&["http://127.0.0.1:21002".to_owned()], "tok1");
         assert_eq!(member.to_string(), "2361f4b98672e2cb");
         assert_eq!(cluster_id(&[member]), ClusterId(0x2d73_8815_55f9_6ed9));
     }

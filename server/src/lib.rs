@@ -3,25 +3,31 @@
 
 pub mod config;
 
+// The tools beside the server.
+pub mod commands;
+
 // From the first to the last moment of a member.
 pub mod data_dir;
 pub mod identity;
 pub mod node;
 pub mod publish;
+pub mod relief;
 pub mod serve;
 
 // The threads, and the doors between them and the calls.
 pub mod apply_thread;
 pub mod commit_thread;
+pub mod lessor;
 pub mod raft_thread;
 pub mod requests;
 pub mod views;
+pub mod watch;
 
 // What clients and operators see.
 pub mod api;
+pub mod auth;
 pub mod auto_compaction;
 pub mod http;
-pub mod inspect;
 pub mod member_pages;
 pub mod metrics;
 
@@ -30,3 +36,4 @@ pub mod clock;
 pub mod logging;
 pub mod random;
 pub mod service_notify;
+pub mod space_return;

@@ -1,11 +1,12 @@
-//! The `holdfast` binary: `serve` and the tools that look into a stopped member's data.
+//! The `holdfast` binary: `serve`, and the tools beside it.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use holdfast::commands::Tool;
 use holdfast::config::{Config, Invocation, Refusal};
-use holdfast::{inspect, serve};
+use holdfast::serve;
 
 /// glibc's allocator stalls for up to 0.2 s when a compaction has freed a large part of the key index,
 /// and takes twice as long for puts; measured with mvcc's example `costs`.
@@ -14,10 +15,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match arguments.first().and_then(|word| word.to_str()) {
-        Some("inspect") => return inspect::run(&arguments[1..]),
-        Some("serve") => drop(arguments.remove(0)),
-        _ => {}
+    let word = arguments.first().and_then(|word| word.to_str());
+    if let Some(tool) = word.and_then(Tool::called) {
+        return tool.run(&arguments[1..]);
+    }
+    if word == Some("serve") {
+        arguments.remove(0);
     }
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     match Config::from_process(&arguments, &environment) {

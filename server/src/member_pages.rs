@@ -6,8 +6,8 @@ use std::sync::Arc;
 use mvcc::{KeyRange, RangeQuery};
 use state_machine::AlarmKind;
 
-use crate::api::Member;
-use crate::http::{Alarms, Check, Pages, Versions};
+use crate::api::{MESSAGE_OVERHEAD, Member};
+use crate::http::{Alarms, CallLimits, Check, Pages, Versions};
 use crate::metrics::Metrics;
 
 /// The pages of one member.
@@ -43,6 +43,13 @@ impl Pages for MemberPages {
         metrics.server.proposals_applied.set(state.applied.index);
         let pending = i64::try_from(self.member.pending_requests()).unwrap_or(i64::MAX);
         metrics.server.proposals_pending.set(pending);
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let view = &state.view;
+        metrics.mvcc.keys.set(gauge(view.live_keys()));
+        metrics.mvcc.current_revision.set(view.revision().0);
+        let compacted = view.compact_revision().map_or(-1, |revision| revision.0);
+        metrics.mvcc.compact_revision.set(compacted);
+        metrics.mvcc.auth_revision.set(gauge(state.auth.revision()));
         metrics.mvcc.db_total_size_in_bytes.set(state.size);
         metrics
             .mvcc
@@ -55,6 +62,18 @@ impl Pages for MemberPages {
 
     fn has_leader(&self) -> bool {
         self.member.leader() != 0
+    }
+
+    fn call_limits(&self) -> CallLimits {
+        let limits = self.member.limits();
+        CallLimits {
+            message_bytes: limits.request_bytes + MESSAGE_OVERHEAD,
+            slow: limits.slow_request,
+        }
+    }
+
+    fn is_auth_enabled(&self) -> bool {
+        self.member.state().auth.is_enabled()
     }
 
     fn is_learner(&self) -> bool {
@@ -79,6 +98,41 @@ impl Pages for MemberPages {
             .map_err(|status| status.message().to_owned())
             .and_then(|_| self.read());
         Box::pin(ready(answer))
+    }
+
+    fn variables(&self) -> String {
+        let member = &self.member;
+        let state = member.state();
+        let leads = member.leader() == member.identity().member.0;
+        let status = serde_json::json!({
+            "id": member.identity().member.to_string(),
+            "term": member.consensus.term(),
+            "vote": format!("{:x}", member.leader()),
+            "commit": member.commit_index(),
+            "lead": format!("{:x}", member.leader()),
+            "raftState": if leads { "StateLeader" } else { "StateFollower" },
+            "applied": state.applied.index,
+            "progress": {},
+            "leadtransferee": "0",
+        });
+        let arguments: Vec<String> = std::env::args_os()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        let members = [
+            ("cmdline", serde_json::json!(arguments)),
+            (
+                "file_descriptor_limit",
+                serde_json::json!(files.map_or(0, |(soft, _)| soft)),
+            ),
+            ("memstats", serde_json::json!({})),
+            ("raft.status", status),
+        ];
+        let lines: Vec<String> = members
+            .into_iter()
+            .map(|(name, value)| format!("{:?}: {value}", name))
+            .collect();
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
 
     fn versions(&self) -> Versions {

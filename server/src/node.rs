@@ -5,6 +5,7 @@
 //! | `raft_thread`   | consensus, the write-ahead log             | `apply_thread`  |
 //! | `apply_thread`  | the state machine, what readers may see    | both others     |
 //! | `commit_thread` | the database file's writing side           | `apply_thread`  |
+//! | `watch`         | whom to tell what                          | nobody          |
 //! | tokio's         | one connection or call each, nothing shared| all             |
 
 use std::io;
@@ -20,13 +21,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::api::{Limits, Member};
 use crate::apply_thread::{self, ApplyThread, Doors, Pace};
+use crate::auth::Tokens;
 use crate::commit_thread::CommitThread;
 use crate::config::{Config, KeepFiles, Quota};
 use crate::data_dir::{self, Opened, Paths, StartError};
+use crate::lessor::{Lessor, LessorPace};
 use crate::metrics::Metrics;
 use crate::raft_thread::{self, LogFiles, RaftThread};
 use crate::requests::{QUEUE_LENGTH_MAX, Requests, first_request_id};
 use crate::views::{ConsensusState, State, Views};
+use crate::watch::Watches;
 use crate::{clock, random};
 
 /// Beside two election timeouts, how long a request may take; etcd's value.
@@ -97,6 +101,18 @@ impl Node {
             limits.request_bytes,
         ));
 
+        let pace = LessorPace {
+            election_timeout: config.election_timeout,
+            retry: requests.timeout(),
+            checkpoints: config.lease_checkpoint,
+        };
+        let lessor = Arc::new(Lessor::new(machine.leases(), pace, metrics.clone()));
+
+        let tokens = Tokens::new(&config.auth_token);
+        let tokens = tokens.map_err(|what| StartError::Setting(format!("--auth-token: {what}")))?;
+        let tokens = Arc::new(tokens);
+        let watches = Arc::new(Watches::new(machine.view().revision(), metrics.clone()));
+
         // 3. The threads.
         let commit_thread = CommitThread {
             store,
@@ -112,16 +128,26 @@ impl Node {
             outcomes: outcomes_inbox,
             requests: requests.clone(),
             views: views.clone(),
+            lessor: lessor.clone(),
+            watches: watches.clone(),
+            tokens: tokens.clone(),
             metrics: metrics.clone(),
         };
         let pace = Pace {
             commit_interval: config.backend_batch_interval,
             commit_operations: config.backend_batch_limit.get(),
             snapshot_count: config.snapshot_count.get(),
+            slow_apply: config.warning_apply_duration,
         };
         let snapshot_index = snapshot.index.0;
-        let apply_thread =
-            ApplyThread::new(machine, snapshot.conf_state, snapshot_index, pace, doors);
+        let apply_thread = ApplyThread::new(
+            machine,
+            snapshot.conf_state,
+            snapshot_index,
+            pace,
+            config.space_return,
+            doors,
+        );
         let raft_thread = RaftThread {
             node: consensus,
             log,
@@ -141,6 +167,13 @@ impl Node {
                 commit_thread.run();
                 Ok(())
             })?,
+            spawn("watch", &failure, {
+                let watches = watches.clone();
+                move || {
+                    watches.run();
+                    Ok(())
+                }
+            })?,
         ];
         let member = Member {
             identity,
@@ -148,6 +181,9 @@ impl Node {
             consensus: state,
             requests,
             apply: apply.clone(),
+            lessor,
+            watches,
+            tokens,
             limits,
             metrics,
         };
@@ -196,6 +232,7 @@ impl Node {
             let _ = thread.join();
         }
         let _ = apply.send(apply_thread::Input::Stop);
+        member.watches.stop();
         drop((apply, raft));
         for thread in threads {
             let _ = thread.join();
@@ -237,6 +274,9 @@ fn limits(config: &Config) -> Limits {
         },
         request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
         txn_operations: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
+        bcrypt_cost: config.bcrypt_cost,
+        slow_request: config.warning_unary_request_duration,
+        progress_interval: config.watch_progress_notify_interval,
     }
 }
 

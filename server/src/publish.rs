@@ -7,7 +7,7 @@ use proto::etcdserverpb::InternalRaftRequest;
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use tonic::{Code, Status};
 
-use crate::api::Member;
+use crate::api::{Caller, Member};
 use crate::config::{CLUSTER_VERSION, Config};
 
 /// Between two tries while there is no leader.
@@ -35,8 +35,11 @@ pub async fn publish(config: &Config, member: &Member) -> Result<(), Status> {
                 continue;
             }
         };
-        match member.submit(request).await {
-            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(RETRY).await,
+        match member.submit(&Caller::member(), request).await {
+            // No leader, or the log of before is still being applied ("too many requests").
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {
+                tokio::time::sleep(RETRY).await;
+            }
             Err(status) => return Err(status),
             Ok(_) => {}
         }

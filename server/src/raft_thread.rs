@@ -40,6 +40,13 @@ pub enum Input {
         /// An encoded request.
         data: Bytes,
     },
+    /// Put a change of the members into the log.
+    ProposeConfiguration {
+        /// Who waits.
+        id: RequestId,
+        /// What is to change.
+        change: ConfigurationChange,
+    },
     /// `apply_thread` has applied everything up to this index.
     Applied(consensus::Index),
     /// `apply_thread` has checked a configuration change: `None` when it was refused and is void.
@@ -130,6 +137,11 @@ impl RaftThread {
                         self.refuse(id, &error);
                     }
                 }
+                Input::ProposeConfiguration { id, change } => {
+                    if let Err(error) = self.node.propose_configuration(&change) {
+                        self.refuse(id, &error);
+                    }
+                }
                 Input::Applied(index) => self.applied(index),
                 Input::Configuration { change, reply } => {
                     let configuration = self
@@ -188,7 +200,12 @@ impl RaftThread {
                     .send(apply_thread::Input::Entries(work.committed));
             }
         }
-        self.state.store(&self.node.status());
+        let status = self.node.status();
+        let leader = status.leader.map_or(0, |id| id.0);
+        if leader != 0 && leader != self.state.leader() {
+            self.metrics.server.leader_changes_seen.inc();
+        }
+        self.state.store(&status);
         Ok(())
     }
 

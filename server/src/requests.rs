@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use consensus::ConfigurationChange;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
-use state_machine::{Applied, RequestId};
+use state_machine::{Applied, Identity, RequestId};
 use tokio::sync::oneshot;
 
 use crate::raft_thread::Input;
@@ -31,6 +32,8 @@ pub enum NoAnswer {
     TimedOut,
     /// The member stops.
     Stopped,
+    /// What is committed was not applied in time.
+    NotAppliedInTime,
 }
 
 /// Takes requests to the log and answers back. One for the whole member, shared by all handlers.
@@ -62,29 +65,64 @@ impl Requests {
     }
 
     /// Puts a request into the log and waits until it is applied here.
-    pub async fn submit(&self, mut request: InternalRaftRequest) -> Result<Applied, NoAnswer> {
+    pub async fn submit(
+        &self,
+        caller: Option<&Identity>,
+        request: InternalRaftRequest,
+    ) -> Result<Applied, NoAnswer> {
+        self.begin(caller, request)?.answer().await
+    }
+
+    /// Puts a request into the log, behind those that were begun before.
+    pub fn begin(
+        &self,
+        caller: Option<&Identity>,
+        mut request: InternalRaftRequest,
+    ) -> Result<Pending<'_>, NoAnswer> {
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         request.header = Some(RequestHeader {
             id: id.0,
-            ..RequestHeader::default()
+            username: caller.map_or_else(String::new, |caller| caller.user.clone()),
+            auth_revision: caller.map_or(0, |caller| caller.auth_revision),
         });
         let data = Bytes::from(request.encode_to_vec());
         if data.len() > self.size_max {
             return Err(NoAnswer::TooLarge);
         }
+        self.send(id, Input::Propose { id, data })
+    }
+
+    /// Puts a change of the members into the log and waits until it is applied here, however long
+    /// that takes: only the caller knows when to give up. `change` gets its id here.
+    pub(crate) async fn submit_change(
+        &self,
+        mut change: ConfigurationChange,
+    ) -> Result<Applied, NoAnswer> {
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        change.id = id.0;
+        let pending = self.send(id, Input::ProposeConfiguration { id, change })?;
+        pending.receiver.await.unwrap_or(Err(NoAnswer::Stopped))
+    }
+
+    fn send(&self, id: RequestId, input: Input) -> Result<Pending<'_>, NoAnswer> {
         let (sender, receiver) = oneshot::channel();
-        let _place = self.enter(id, sender);
-        self.raft
-            .try_send(Input::Propose { id, data })
-            .map_err(|error| match error {
-                TrySendError::Full(_) => NoAnswer::TooManyRequests,
-                TrySendError::Disconnected(_) => NoAnswer::Stopped,
-            })?;
-        match tokio::time::timeout(self.timeout, receiver).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(NoAnswer::Stopped),
-            Err(_) => Err(NoAnswer::TimedOut),
-        }
+        let place = self.enter(id, sender);
+        self.raft.try_send(input).map_err(|error| match error {
+            TrySendError::Full(_) => NoAnswer::TooManyRequests,
+            TrySendError::Disconnected(_) => NoAnswer::Stopped,
+        })?;
+        Ok(Pending { place, receiver })
+    }
+
+    /// A lease id of the same scheme as the ids of requests, positive.
+    pub(crate) fn new_lease_id(&self) -> i64 {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        (id & (u64::MAX >> 1)).cast_signed()
+    }
+
+    /// How long an answer is waited for.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether `raft_thread` and `apply_thread` both work. Writes nothing.
@@ -138,6 +176,23 @@ impl Requests {
     }
 }
 
+/// A request on its way through the log.
+pub struct Pending<'r> {
+    place: Place<'r>,
+    receiver: oneshot::Receiver<Result<Applied, NoAnswer>>,
+}
+
+impl Pending<'_> {
+    /// Waits until it is applied here.
+    pub async fn answer(self) -> Result<Applied, NoAnswer> {
+        match tokio::time::timeout(self.place.requests.timeout, self.receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(NoAnswer::Stopped),
+            Err(_) => Err(NoAnswer::TimedOut),
+        }
+    }
+}
+
 /// A place in the table of those who wait, given up however the wait ends.
 struct Place<'r> {
     requests: &'r Requests,
@@ -184,25 +239,41 @@ mod tests {
             };
             let applied = Applied {
                 id,
+                operation: None,
                 result: Ok(Answer::Done),
                 revision: Revision(7),
             };
             requests.answer(applied);
         };
-        let (applied, ()) = tokio::join!(requests.submit(InternalRaftRequest::default()), answer);
+        let (applied, ()) = tokio::join!(
+            requests.submit(None, InternalRaftRequest::default()),
+            answer
+        );
         assert_eq!(applied.expect("answered").revision, Revision(7));
         assert_eq!(requests.pending(), 0);
     }
 
+    /// [KV-46], [KV-47]
     #[tokio::test]
     async fn whoever_gives_up_leaves_no_place_behind() {
         let (requests, _raft) = requests(1, Duration::from_millis(1));
-        let first = requests.submit(InternalRaftRequest::default()).await;
+        let first = requests.submit(None, InternalRaftRequest::default()).await;
         assert_eq!(first.err(), Some(NoAnswer::TimedOut));
-        let second = requests.submit(InternalRaftRequest::default()).await;
+        let second = requests.submit(None, InternalRaftRequest::default()).await;
         assert_eq!(second.err(), Some(NoAnswer::TooManyRequests));
         assert_eq!(requests.pending(), 0);
         assert!(requests.lock().is_empty());
+    }
+
+    /// [ERR-5]
+    #[tokio::test]
+    async fn whoever_waits_when_the_member_stops_is_told() {
+        let (requests, _raft) = requests(1, Duration::from_secs(60));
+        let (answer, ()) = tokio::join!(
+            requests.submit(None, InternalRaftRequest::default()),
+            async { requests.stop() }
+        );
+        assert_eq!(answer.err(), Some(NoAnswer::Stopped));
     }
 
     #[tokio::test]
@@ -216,7 +287,10 @@ mod tests {
             put: Some(put),
             ..Default::default()
         };
-        assert_eq!(requests.submit(large).await.err(), Some(NoAnswer::TooLarge));
+        assert_eq!(
+            requests.submit(None, large).await.err(),
+            Some(NoAnswer::TooLarge)
+        );
         assert!(raft.try_recv().is_err());
     }
 

@@ -9,19 +9,21 @@ use std::time::Duration;
 use storage::disk::Disk;
 use storage::disk::real::RealDisk;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::Api;
-use crate::config::{Config, ETCD_VERSION, HOLDFAST_VERSION};
+use crate::api::{Api, Member};
+use crate::config::{Config, ETCD_VERSION, HOLDFAST_VERSION, ListenTls};
 use crate::data_dir::StartError;
-use crate::http::{self, ConnectionSlots, Pages};
+use crate::http::{
+    self, ConnectionLimits, ConnectionSlots, Listening, Pages, Policy, Serves, Tls, TlsSettings,
+};
 use crate::member_pages::MemberPages;
 use crate::metrics::Metrics;
 use crate::node::{Failure, Node};
 use crate::service_notify::ServiceNotify;
-use crate::{auto_compaction, logging, publish};
+use crate::{auto_compaction, lessor, logging, publish, relief};
 
 /// Exit code when the disk has failed, or what it holds is damaged or not for this server: starting
 /// again would not help, so a service manager must not do so.
@@ -120,20 +122,34 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         new = node.is_new(), "opened the data directory"
     );
 
-    // 2. Serve, then say so, until something ends it.
+    // 2. Serve, then say so, until something ends it. Up to here a signal ends the process at once.
+    let mut signals = Signals::taken()?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let member = node.member().clone();
     let ended = {
-        let serving = listen_and_publish(&config, &node, &notify, &stopped, &mut tasks).await;
-        match serving {
-            Ok(()) => wait_for_end(&config, &mut node, &notify).await,
-            Err(error) => Err(error),
+        let serving = async {
+            listen_and_publish(&config, &member, &notify, &stopped, &mut tasks).await?;
+            go_on(&config, &member, &notify).await
+        };
+        tokio::select! {
+            ended = serving => ended,
+            failure = node.failure() => Err(failure.into()),
+            signal = signals.next() => {
+                tracing::info!(signal, "received a signal; stopping");
+                Ok(())
+            }
         }
     };
 
     // 3. No new calls, the running ones end, then the threads.
     notify.stopping("stopping");
     let _ = stop.send(true);
+    if ended.is_err() {
+        // Nobody is left to answer the running calls; they need not wait to learn it.
+        member.requests.stop();
+    }
+    drop(member);
     while tasks.join_next().await.is_some() {}
     let stopped = tokio::task::spawn_blocking(|| node.stop())
         .await
@@ -146,12 +162,11 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
 async fn listen_and_publish(
     config: &Config,
-    node: &Node,
+    member: &Arc<Member>,
     notify: &ServiceNotify,
     stopped: &watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), ServeError> {
-    let member = node.member();
     let slots = ConnectionSlots::of_process().map_err(|error| ServeError::System {
         action: "serve".to_owned(),
         source: io::Error::other(error),
@@ -159,16 +174,41 @@ async fn listen_and_publish(
     let pages: Arc<dyn Pages> = Arc::new(MemberPages {
         member: member.clone(),
     });
+    let tls = tls(config)?;
+    let listening = async |url: &str, host: &str, port, is_https: bool| {
+        Ok::<_, ServeError>(Listening {
+            listener: bind(host, port, url).await?,
+            tls: tls.clone().filter(|_| is_https),
+            slots: slots.clone(),
+            limits: ConnectionLimits {
+                streams: config.max_concurrent_streams,
+                keepalive_interval: config.grpc_keepalive_interval,
+                keepalive_timeout: config.grpc_keepalive_timeout,
+            },
+        })
+    };
+    let http_urls = &config.listen_client_http_urls;
+    let of_clients = match http_urls.is_empty() {
+        true => Serves::All,
+        false => Serves::Calls,
+    };
     let mut client_listeners = Vec::new();
-    for url in &config.listen_client_urls {
-        client_listeners.push(bind(url.host(), url.port(), url.as_str()).await?);
+    for (urls, serves) in [
+        (&config.listen_client_urls, of_clients),
+        (http_urls, Serves::Pages),
+    ] {
+        for url in urls {
+            let (host, port) = (url.host(), url.port());
+            let listening = listening(url.as_str(), host, port, url.is_https()).await?;
+            client_listeners.push((listening, serves, url));
+        }
     }
     for url in &config.listen_metrics_urls {
-        let listener = bind(url.host(), url.port(), url.as_str()).await?;
+        let (host, port) = (url.host(), url.port());
+        let listening = listening(url.as_str(), host, port, url.is_https()).await?;
         tasks.spawn(http::serve_metrics(
-            listener,
+            listening,
             pages.clone(),
-            slots.clone(),
             until(stopped),
         ));
         tracing::info!(address = url.as_str(), "serving metrics");
@@ -179,13 +219,19 @@ async fn listen_and_publish(
     publish::publish(config, member)
         .await
         .map_err(|status| ServeError::Publish(status.message().to_owned()))?;
-    for (listener, url) in client_listeners.into_iter().zip(&config.listen_client_urls) {
+    for (listening, serves, url) in client_listeners {
         let api = Api::new(member.clone());
+        let policy = Policy {
+            serves,
+            origins: config.cors.clone(),
+            hosts: config.host_whitelist.clone(),
+            gateway: config.enable_grpc_gateway,
+        };
         tasks.spawn(http::serve(
-            listener,
+            listening,
             api,
             pages.clone(),
-            slots.clone(),
+            policy,
             until(stopped),
         ));
         tracing::info!(address = url.as_str(), "serving client traffic");
@@ -200,30 +246,49 @@ async fn listen_and_publish(
     Ok(())
 }
 
-/// Returns when a signal asks for the end; fails when the member cannot go on.
-async fn wait_for_end(
+/// What a member that serves does by itself, for ever.
+async fn go_on(
     config: &Config,
-    node: &mut Node,
+    member: &Arc<Member>,
     notify: &ServiceNotify,
 ) -> Result<(), ServeError> {
-    let mut terminate =
-        signal(SignalKind::terminate()).map_err(ServeError::system("wait for SIGTERM"))?;
-    let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(ServeError::system("wait for SIGINT"))?;
-    let compaction = auto_compaction::run(config.auto_compaction, node.member().clone());
-    let member = node.member().clone();
+    let compaction = auto_compaction::run(config.auto_compaction, member.clone());
+    let relief = relief::run(config.nospace_auto_disarm, member.clone());
     tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "received a signal; stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "received a signal; stopping"),
-        failure = node.failure() => return Err(failure.into()),
+        () = relief => unreachable!("it goes on for ever"),
         () = compaction => unreachable!("compaction goes on for ever"),
-        () = keep_alive(notify, &member) => unreachable!("the watchdog goes on for ever"),
+        () = lessor::run(member.clone()) => unreachable!("leases run out for ever"),
+        () = keep_alive(notify, member) => unreachable!("the watchdog goes on for ever"),
     }
-    Ok(())
+}
+
+/// The signals that end a member in order.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn taken() -> Result<Signals, ServeError> {
+        let take =
+            |kind, name: &str| signal(kind).map_err(ServeError::system(format!("wait for {name}")));
+        Ok(Signals {
+            terminate: take(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: take(SignalKind::interrupt(), "SIGINT")?,
+        })
+    }
+
+    /// Waits for one; returns its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Tells systemd's watchdog that the member works: all its threads have answered.
-async fn keep_alive(notify: &ServiceNotify, member: &crate::api::Member) {
+async fn keep_alive(notify: &ServiceNotify, member: &Member) {
     let Some(interval) = notify.alive_interval() else {
         return std::future::pending().await;
     };
@@ -233,6 +298,36 @@ async fn keep_alive(notify: &ServiceNotify, member: &crate::api::Member) {
             notify.alive();
         }
     }
+}
+
+/// TLS as it was set, if it was.
+fn tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
+    let settings = match &config.tls {
+        None => return Ok(None),
+        Some(ListenTls::Files(settings)) => settings.clone(),
+        Some(ListenTls::SelfSigned(years)) => {
+            let folder = config.data_dir.join("fixtures").join("client");
+            let urls = config
+                .listen_client_urls
+                .iter()
+                .chain(&config.advertise_client_urls);
+            let hosts = urls.map(|url| url.host().to_owned()).collect();
+            let made = http::self_signed(&folder, hosts, *years);
+            let (certificate, key) = made.map_err(ServeError::system(format!(
+                "make a certificate in {}",
+                folder.display()
+            )))?;
+            TlsSettings {
+                certificate,
+                key,
+                ..TlsSettings::default()
+            }
+        }
+    };
+    let tls = Tls::new(settings);
+    Ok(Some(Arc::new(tls.map_err(|error| {
+        StartError::Setting(format!("cannot serve TLS: {error}"))
+    })?)))
 }
 
 async fn bind(host: &str, port: u16, url: &str) -> Result<TcpListener, ServeError> {

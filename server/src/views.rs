@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use mvcc::View;
-use state_machine::{Alarms, Members, Position, StateMachine};
+use state_machine::{Alarms, Auth, Downgrade, Leases, Members, Position, StateMachine};
 
 /// Everything that a reader may see of one moment.
 pub struct State {
@@ -13,10 +13,16 @@ pub struct State {
     pub view: View,
     /// The last entry that is in it.
     pub applied: Position,
+    /// Users and roles.
+    pub auth: Arc<Auth>,
+    /// All leases.
+    pub leases: Leases,
     /// Who belongs to the cluster.
     pub members: Arc<Members>,
     /// The active alarms.
     pub alarms: Arc<Alarms>,
+    /// The downgrade under way, if any.
+    pub downgrade: Arc<Downgrade>,
     /// Bytes of the database's pages as of its last commit.
     pub size: u64,
     /// Bytes of those pages that hold something.
@@ -29,8 +35,11 @@ impl State {
         let view = machine.view();
         State {
             applied: machine.applied(),
+            auth: machine.auth(),
+            leases: machine.leases().clone(),
             members: machine.members(),
             alarms: machine.alarms(),
+            downgrade: machine.downgrade(),
             size: view.committed().size(),
             size_in_use: view.committed().size_in_use(),
             view,

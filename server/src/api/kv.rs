@@ -6,17 +6,24 @@ use proto::etcdserverpb::kv_server;
 use proto::etcdserverpb::request_op::Request as Operation;
 use proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
-    TxnRequest, TxnResponse,
+    InternalRaftRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, RangeStreamResponse,
+    RequestOp, TxnRequest, TxnResponse,
 };
 use state_machine::{Answer, ApplyError, Txn, range_query, read_txn};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::caller::Caller;
 use super::member::Member;
-use super::{check, status, wire};
+use super::{check, range_stream, status, wire};
+use crate::clock;
 
 /// What a put costs of the quota beside its key and value: etcd's estimate of a record's overhead.
 const PUT_OVERHEAD: u64 = 256;
+
+/// Pieces of a range that wait for a slow client.
+const PIECES_WAITING_MAX: usize = 2;
 
 /// The service of one member.
 pub(super) struct Kv {
@@ -29,7 +36,7 @@ impl Kv {
         Kv { member }
     }
 
-    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, caller: &Caller, request: TxnRequest) -> Result<TxnResponse, Status> {
         let operations = request.success.iter().chain(&request.failure);
         let serializable = operations
             .clone()
@@ -43,6 +50,7 @@ impl Kv {
         };
         let txn =
             Txn::try_from(request).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        caller.require_txn(&state, &txn)?;
         let answer = read_txn(&state.view, &txn).map_err(of_apply_error)?;
         Ok(wire::txn(
             &answer,
@@ -51,40 +59,64 @@ impl Kv {
     }
 }
 
-/// Whether the service has a method of this name.
-pub(super) fn has(method: &str) -> bool {
-    matches!(method, "Range" | "Put" | "DeleteRange" | "Txn" | "Compact")
-}
-
 #[async_trait]
 impl kv_server::Kv for Kv {
     async fn range(
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
+        check::range(request.get_ref())?;
+        let caller = self.member.caller(&request)?;
         let request = request.into_inner();
-        check::range(&request)?;
         let state = match request.serializable {
             true => self.member.state(),
             false => self.member.linearizable_state()?,
         };
+        caller.require_read(&state, &request.key, &request.range_end)?;
         self.member.metrics.mvcc.range.inc();
+        let started = clock::monotonic();
         let answer = state.view.range(&range_query(request));
+        let took = (clock::monotonic() - started).as_secs_f64();
+        let metric = self.member.metrics.server.range_duration(answer.is_ok());
+        metric.observe(took);
         let answer = answer.map_err(|error| of_apply_error(error.into()))?;
         let header = self.member.header(answer.revision);
         Ok(Response::new(wire::range(&answer, header)))
     }
 
-    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+    type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        check::range(request.get_ref())?;
+        range_stream::check(request.get_ref())?;
+        let caller = self.member.caller(&request)?;
         let request = request.into_inner();
-        self.member.check_quota(put_cost(&request)).await?;
-        check::put(&request)?;
+        let state = match request.serializable {
+            true => self.member.state(),
+            false => self.member.linearizable_state()?,
+        };
+        self.member.metrics.mvcc.range.inc();
+        let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
+        let member = self.member.clone();
+        tokio::spawn(range_stream::send(member, caller, state, request, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let cost = put_cost(request.get_ref());
+        self.member.check_quota(cost).await?;
+        check::put(request.get_ref())?;
+        let caller = self.member.caller(&request)?;
+        let request = request.into_inner();
         self.member.metrics.mvcc.put.inc();
         let request = InternalRaftRequest {
             put: Some(request),
             ..Default::default()
         };
-        match self.member.submit(request).await? {
+        match self.member.submit_growing(&caller, cost, request).await? {
             (Answer::Put(answer), revision) => Ok(Response::new(wire::put(
                 &answer,
                 self.member.header(revision),
@@ -97,14 +129,15 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        check::delete_range(request.get_ref())?;
+        let caller = self.member.caller(&request)?;
         let request = request.into_inner();
-        check::delete_range(&request)?;
         self.member.metrics.mvcc.delete.inc();
         let request = InternalRaftRequest {
             delete_range: Some(request),
             ..Default::default()
         };
-        match self.member.submit(request).await? {
+        match self.member.submit(&caller, request).await? {
             (Answer::DeleteRange(answer), revision) => Ok(Response::new(wire::delete_range(
                 &answer,
                 self.member.header(revision),
@@ -114,18 +147,20 @@ impl kv_server::Kv for Kv {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let cost = txn_cost(request.get_ref());
+        self.member.check_quota(cost).await?;
+        check::txn(request.get_ref(), self.member.limits.txn_operations)?;
+        let caller = self.member.caller(&request)?;
         let request = request.into_inner();
-        self.member.check_quota(txn_cost(&request)).await?;
-        check::txn(&request, self.member.limits.txn_operations)?;
         self.member.metrics.mvcc.txn.inc();
         if is_read_only(&request) {
-            return self.read_txn(request).await.map(Response::new);
+            return self.read_txn(&caller, request).await.map(Response::new);
         }
         let request = InternalRaftRequest {
             txn: Some(request),
             ..Default::default()
         };
-        match self.member.submit(request).await? {
+        match self.member.submit_growing(&caller, cost, request).await? {
             (Answer::Txn(answer), revision) => Ok(Response::new(wire::txn(
                 &answer,
                 self.member.header(revision),
@@ -138,7 +173,9 @@ impl kv_server::Kv for Kv {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        let revision = self.member.compact(request.into_inner()).await?;
+        let caller = self.member.caller(&request)?;
+        caller.require_root(&self.member.state())?;
+        let revision = self.member.compact(&caller, request.into_inner()).await?;
         Ok(Response::new(CompactionResponse {
             header: self.member.header(revision),
         }))
@@ -182,7 +219,7 @@ pub(super) fn of_apply_error(error: ApplyError) -> Status {
     }
 }
 
-fn mixed_up(answer: &Answer) -> Status {
+pub(super) fn mixed_up(answer: &Answer) -> Status {
     tracing::error!(?answer, "a request got the answer of another one");
     Status::internal("holdfast: a request got the answer of another one")
 }

@@ -1,9 +1,12 @@
 //! The maintenance service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mvcc::Revision;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_server;
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo,
@@ -11,16 +14,20 @@ use proto::etcdserverpb::{
     InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse,
 };
+use proto::membershippb::DowngradeInfoSetRequest;
 use sha2::{Digest, Sha256};
-use state_machine::Answer;
-use storage::Committed;
+use state_machine::{Answer, MemberId, schema};
+use storage::{Committed, Copy, Fault};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::caller::Caller;
 use super::kv::of_apply_error;
 use super::member::Member;
+use super::status::BadRequest;
 use crate::apply_thread::Input;
+use crate::clock;
 use crate::config::ETCD_VERSION;
 use crate::requests::NoAnswer;
 
@@ -28,6 +35,8 @@ use crate::requests::NoAnswer;
 const BLOB_SIZE: usize = 32_768;
 /// Messages of a snapshot that wait for a slow client.
 const BLOBS_WAITING_MAX: usize = 16;
+/// What a snapshot reads of the disk at most, so that writes keep their share.
+const SNAPSHOT_BYTES_PER_SECOND: f64 = 256.0 * 1024.0 * 1024.0;
 /// Quota that etcd reports when none was set.
 const QUOTA_DEFAULT: i64 = 2 << 30;
 
@@ -40,6 +49,35 @@ impl Maintenance {
     /// The service of this member.
     pub(super) fn new(member: Arc<Member>) -> Maintenance {
         Maintenance { member }
+    }
+
+    /// The version, `X.Y.0`, that the cluster can go back to, if it is the one that was asked for.
+    fn downgrade_target(&self, text: &str) -> Result<String, Status> {
+        let (major, minor) = parse_version(text).ok_or(BadRequest::DowngradeFormat)?;
+        let state = self.member.linearizable_state()?;
+        let version = state.members.version_numbers();
+        let version = version.ok_or(BadRequest::NoClusterVersion)?;
+        if (major, minor + 1) != version {
+            return Err(BadRequest::DowngradeTarget.into());
+        }
+        if state.downgrade.enabled {
+            return Err(BadRequest::DowngradeInProgress.into());
+        }
+        Ok(format!("{major}.{minor}.0"))
+    }
+
+    async fn set_downgrade(
+        &self,
+        caller: &Caller,
+        enabled: bool,
+        ver: String,
+    ) -> Result<(), Status> {
+        let request = InternalRaftRequest {
+            downgrade_info_set: Some(DowngradeInfoSetRequest { enabled, ver }),
+            ..Default::default()
+        };
+        self.member.submit(caller, request).await?;
+        Ok(())
     }
 
     /// The committed state that holds everything applied by now.
@@ -56,12 +94,19 @@ impl maintenance_server::Maintenance for Maintenance {
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        let alarm = Some(request.into_inner());
+        let caller = self.member.caller(&request)?;
+        let alarm = request.into_inner();
+        let state = self.member.state();
+        match alarm.action() {
+            AlarmAction::Get => caller.require_user(&state)?,
+            AlarmAction::Activate | AlarmAction::Deactivate => caller.require_root(&state)?,
+        }
+        let alarm = Some(alarm);
         let request = InternalRaftRequest {
             alarm,
             ..Default::default()
         };
-        let (answer, revision) = self.member.submit(request).await?;
+        let (answer, revision) = self.member.submit(&caller, request).await?;
         let alarms = match answer {
             Answer::Alarms(alarms) => alarms,
             _ => Vec::new(),
@@ -77,8 +122,13 @@ impl maintenance_server::Maintenance for Maintenance {
         }))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let caller = self.member.caller(&request)?;
         let state = self.member.state();
+        caller.require_user(&state)?;
         let leader = self.member.consensus.leader();
         let mut errors = Vec::new();
         if leader == 0 {
@@ -104,17 +154,22 @@ impl maintenance_server::Maintenance for Maintenance {
             is_learner: false,
             storage_version: version.to_owned(),
             db_size_quota: self.member.limits.quota.map_or(QUOTA_DEFAULT, to_i64),
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: state.downgrade.enabled,
+                target_version: state.downgrade.target_version.clone(),
+            }),
         }))
     }
 
     async fn defragment(
         &self,
-        _: Request<DefragmentRequest>,
+        request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        let caller = self.member.caller(&request)?;
+        caller.require_root(&self.member.state())?;
         let before = self.member.state().size;
         let (sender, done) = oneshot::channel();
-        self.member.ask_apply(Input::Rewrite(sender))?;
+        self.member.ask_apply(Input::Shrink(sender))?;
         done.await.map_err(|_| NoAnswer::Stopped)?;
         let after = self.member.state().size;
         tracing::info!(
@@ -125,16 +180,27 @@ impl maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        Err(not_yet("Hash"))
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let caller = self.member.caller(&request)?;
+        caller.require_root(&self.member.state())?;
+        let committed = self.flush().await?;
+        let hash = tokio::task::spawn_blocking(move || database_hash(&committed))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|fault| Status::data_loss(fault.to_string()))?;
+        let header = self.member.header(self.member.state().view.revision());
+        Ok(Response::new(HashResponse { header, hash }))
     }
 
     async fn hash_kv(
         &self,
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
+        let caller = self.member.caller(&request)?;
         let revision = request.into_inner().revision;
-        let view = self.member.state().view.clone();
+        let state = self.member.state();
+        caller.require_root(&state)?;
+        let view = state.view.clone();
         let current = view.revision();
         let asked = (revision != 0).then_some(Revision(revision));
         let hash = tokio::task::spawn_blocking(move || view.hash(asked))
@@ -153,55 +219,104 @@ impl maintenance_server::Maintenance for Maintenance {
 
     async fn snapshot(
         &self,
-        _: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let caller = self.member.caller(&request)?;
+        caller.require_root(&self.member.state())?;
         let committed = self.flush().await?;
         let (sender, receiver) = mpsc::channel(BLOBS_WAITING_MAX);
-        tokio::task::spawn_blocking(move || send_snapshot(&committed, &sender));
+        let metrics = self.member.metrics.clone();
+        tokio::task::spawn_blocking(move || {
+            let started = clock::monotonic();
+            send_snapshot(&committed, &sender);
+            let took = (clock::monotonic() - started).as_secs_f64();
+            metrics.disk.backend_snapshot_duration.observe(took);
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(not_yet("MoveLeader"))
+        let caller = self.member.caller(&request)?;
+        let target = MemberId(request.into_inner().target_id);
+        let state = self.member.state();
+        caller.require_root(&state)?;
+        if self.member.leader() != self.member.identity().member.0 {
+            return Err(BadRequest::NotLeader.into());
+        }
+        match state.members.get(target) {
+            // The only voter leads already.
+            Some(member) if !member.learner => {
+                Ok(Response::new(MoveLeaderResponse { header: None }))
+            }
+            _ => Err(BadRequest::Transferee.into()),
+        }
     }
 
     async fn downgrade(
         &self,
-        _: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        Err(not_yet("Downgrade"))
+        let caller = self.member.caller(&request)?;
+        let request = request.into_inner();
+        caller.require_root(&self.member.state())?;
+        match request.action() {
+            _ if DowngradeAction::try_from(request.action).is_err() => {
+                return Err(BadRequest::UnknownAction.into());
+            }
+            DowngradeAction::Validate => drop(self.downgrade_target(&request.version)?),
+            DowngradeAction::Enable => {
+                let target = self.downgrade_target(&request.version)?;
+                self.set_downgrade(&caller, true, target).await?;
+            }
+            DowngradeAction::Cancel if self.member.state().downgrade.enabled => {
+                self.set_downgrade(&caller, false, String::new()).await?;
+            }
+            DowngradeAction::Cancel => {}
+        }
+        let state = self.member.state();
+        let version = state.members.version_numbers();
+        Ok(Response::new(DowngradeResponse {
+            header: self.member.header(state.view.revision()),
+            version: version.map_or_else(String::new, |(major, minor)| format!("{major}.{minor}")),
+        }))
     }
 }
 
 /// Sends the file in pieces, then its SHA-256. Ends early when the client has gone.
 fn send_snapshot(committed: &Committed, client: &mpsc::Sender<Result<SnapshotResponse, Status>>) {
-    let size = committed.size();
-    let mut offset = 0;
+    if let Err(fault) = send_pieces(committed, client) {
+        tracing::error!(%fault, "cannot read the database for a snapshot");
+        let _ = client.blocking_send(Err(Status::data_loss(fault.to_string())));
+    }
+}
+
+fn send_pieces(
+    committed: &Committed,
+    client: &mpsc::Sender<Result<SnapshotResponse, Status>>,
+) -> Result<(), Fault> {
+    let started = clock::monotonic();
+    let mut copy = Copy::of(committed)?;
+    let mut rest = copy.size();
     let mut hash = Sha256::new();
-    loop {
-        let message = match committed.copy_at(offset, BLOB_SIZE) {
-            Ok(blob) if blob.is_empty() => break,
-            Ok(blob) => {
-                hash.update(&blob);
-                offset += blob.len() as u64;
-                Ok(SnapshotResponse {
-                    remaining_bytes: size - offset,
-                    blob,
-                    ..Default::default()
-                })
-            }
-            Err(fault) => {
-                tracing::error!(%fault, "cannot read the database for a snapshot");
-                Err(Status::data_loss(fault.to_string()))
-            }
+    while rest > 0 {
+        let blob = copy.read(BLOB_SIZE)?;
+        hash.update(&blob);
+        rest -= blob.len() as u64;
+        let message = SnapshotResponse {
+            remaining_bytes: rest,
+            blob,
+            ..Default::default()
         };
-        let failed = message.is_err();
-        if client.blocking_send(message).is_err() || failed {
-            return;
+        if client.blocking_send(Ok(message)).is_err() {
+            return Ok(());
         }
+        let due = (copy.size() - rest) as f64 / SNAPSHOT_BYTES_PER_SECOND;
+        std::thread::sleep(
+            Duration::from_secs_f64(due).saturating_sub(clock::monotonic() - started),
+        );
     }
     let blob = Bytes::copy_from_slice(&hash.finalize());
     // A client that has gone by now has no use for it.
@@ -209,12 +324,47 @@ fn send_snapshot(committed: &Committed, client: &mpsc::Sender<Result<SnapshotRes
         blob,
         ..Default::default()
     }));
+    Ok(())
 }
 
 fn to_i64(size: u64) -> i64 {
     i64::try_from(size).expect("no file is larger than 2^63 bytes")
 }
 
-fn not_yet(method: &str) -> Status {
-    Status::unimplemented(format!("holdfast: {method} is not part of this version"))
+/// Major and minor number of `X.Y` or `X.Y.Z`.
+fn parse_version(text: &str) -> Option<(u64, u64)> {
+    let numbers: Result<Vec<u64>, _> = text.split('.').map(str::parse).collect();
+    match numbers.ok()?[..] {
+        [major, minor] | [major, minor, _] => Some((major, minor)),
+        _ => None,
+    }
+}
+
+/// CRC-32C over the names and records of all buckets, without what differs between equal members.
+fn database_hash(committed: &Committed) -> Result<u32, storage::Fault> {
+    let mut hash = 0;
+    for name in committed.bucket_names()? {
+        let Some(bucket) = std::str::from_utf8(&name)
+            .ok()
+            .map(|name| committed.bucket(name))
+        else {
+            continue;
+        };
+        hash = crc32c::crc32c_append(hash, &name);
+        let is_meta = name == schema::META.as_bytes();
+        for record in bucket?.expect("it was listed").range(&[])? {
+            let (key, value) = record?;
+            let left_out = [
+                schema::CONSISTENT_INDEX,
+                schema::TERM,
+                schema::STORAGE_VERSION,
+            ];
+            if is_meta && left_out.contains(&&key[..]) {
+                continue;
+            }
+            hash = crc32c::crc32c_append(hash, &key);
+            hash = crc32c::crc32c_append(hash, &value);
+        }
+    }
+    Ok(hash)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use mvcc::Revision;
 use proto::etcdserverpb::alarm_request::AlarmAction;
@@ -10,12 +11,16 @@ use state_machine::{Alarm, AlarmKind, Answer, Applied};
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use super::caller::Caller;
 use super::status;
 use crate::apply_thread;
+use crate::auth::Tokens;
 use crate::identity::Identity;
+use crate::lessor::Lessor;
 use crate::metrics::Metrics;
 use crate::requests::{NoAnswer, Requests};
 use crate::views::{ConsensusState, State, Views};
+use crate::watch::Watches;
 
 /// Limits that an operator sets.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +31,12 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Operations in one list of a transaction.
     pub txn_operations: usize,
+    /// Answering a call later than this is worth a line in the log.
+    pub slow_request: Duration,
+    /// Cost of hashing a password.
+    pub bcrypt_cost: u32,
+    /// How often a watcher that wants to know is told how far it is.
+    pub progress_interval: Duration,
 }
 
 /// Doors to the threads of this member, and who it is.
@@ -35,6 +46,9 @@ pub struct Member {
     pub(crate) consensus: Arc<ConsensusState>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) apply: Sender<apply_thread::Input>,
+    pub(crate) lessor: Arc<Lessor>,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -89,6 +103,15 @@ impl Member {
         }
     }
 
+    /// Whether it is this member's clock that leases go by, which it sees to.
+    pub(crate) fn keeps_leases(&self) -> bool {
+        match self.linearizable_state() {
+            Ok(state) => self.lessor.lead(state.applied.term),
+            Err(_) => self.lessor.stop_leading(),
+        }
+        self.lessor.leads()
+    }
+
     /// The header of an answer that reflects `revision`.
     pub(crate) fn header(&self, revision: Revision) -> Option<ResponseHeader> {
         Some(ResponseHeader {
@@ -102,12 +125,27 @@ impl Member {
     /// Puts a request into the log; its answer, and the revision after it.
     pub(crate) async fn submit(
         &self,
+        caller: &Caller,
         request: InternalRaftRequest,
     ) -> Result<(Answer, Revision), Status> {
         let Applied {
             result, revision, ..
-        } = self.requests.submit(request).await?;
+        } = self.requests.submit(caller.identity(), request).await?;
         Ok((result.map_err(status::of_refusal)?, revision))
+    }
+
+    /// As [`Member::submit`], for what [`Member::check_quota`] let pass with the same `cost`. If other
+    /// writes have taken the space meanwhile, the change stands, but whoever asked is told and the
+    /// alarm is raised.
+    pub(crate) async fn submit_growing(
+        &self,
+        caller: &Caller,
+        cost: u64,
+        request: InternalRaftRequest,
+    ) -> Result<(Answer, Revision), Status> {
+        let answer = self.submit(caller, request).await?;
+        self.check_quota(cost).await?;
+        Ok(answer)
     }
 
     /// Refuses what would grow the database beyond its quota by `cost` bytes, and raises the alarm.
@@ -141,24 +179,28 @@ impl Member {
                 member_id: alarm.member.0,
                 alarm: alarm.kind.to_wire(),
             };
-            self.submit(InternalRaftRequest {
+            let request = InternalRaftRequest {
                 alarm: Some(alarm),
                 ..Default::default()
-            })
-            .await?;
+            };
+            self.submit(&Caller::member(), request).await?;
         }
         Err(status::of_refusal(state_machine::Refusal::NoSpace))
     }
 
     /// Makes `revision` the oldest that can be read; the store's revision then.
-    pub(crate) async fn compact(&self, request: CompactionRequest) -> Result<Revision, Status> {
+    pub(crate) async fn compact(
+        &self,
+        caller: &Caller,
+        request: CompactionRequest,
+    ) -> Result<Revision, Status> {
         let physical = request.physical;
         let at = Revision(request.revision);
         let log_request = InternalRaftRequest {
             compaction: Some(request),
             ..Default::default()
         };
-        let (_, revision) = self.submit(log_request).await?;
+        let (_, revision) = self.submit(caller, log_request).await?;
         if physical {
             let (sender, done) = oneshot::channel();
             self.ask_apply(apply_thread::Input::AwaitCompaction(at, sender))?;

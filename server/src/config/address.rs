@@ -9,9 +9,6 @@ pub enum AddressError {
     /// No scheme that etcd knows.
     #[error("URL scheme must be http, https, unix, or unixs: {0}")]
     Scheme(String),
-    /// TLS is not built yet.
-    #[error("{0} asks for TLS, and TLS comes with a later version; use http://")]
-    TlsLater(String),
     /// Unix sockets are not built yet.
     #[error(
         "{0} is a Unix socket, and Unix sockets come with a later version; use http://host:port"
@@ -63,6 +60,11 @@ macro_rules! url_type {
                 &self.0.text
             }
 
+            /// Whether it asks for TLS.
+            pub fn is_https(&self) -> bool {
+                self.0.https
+            }
+
             /// The host without brackets.
             pub fn host(&self) -> &str {
                 &self.0.host
@@ -103,6 +105,7 @@ url_type! {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Address {
     text: String,
+    https: bool,
     host: String,
     port: u16,
 }
@@ -115,8 +118,7 @@ impl Address {
             .split_once("://")
             .ok_or_else(|| AddressError::Scheme(owned()))?;
         match scheme {
-            "http" => {}
-            "https" => return Err(AddressError::TlsLater(owned())),
+            "http" | "https" => {}
             "unix" | "unixs" => return Err(AddressError::UnixLater(owned())),
             _ => return Err(AddressError::Scheme(owned())),
         }
@@ -129,6 +131,7 @@ impl Address {
         }
         Ok(Address {
             text: owned(),
+            https: scheme == "https",
             host: host.to_owned(),
             port,
         })
@@ -195,7 +198,8 @@ mod tests {
         let reason = |text: &str| ClientUrl::to_listen(text).expect_err(text).to_string();
         assert!(reason("localhost:2379").starts_with("URL scheme must be http"));
         assert!(reason("ftp://localhost:2379").starts_with("URL scheme must be http"));
-        assert!(reason("https://localhost:2379").contains("TLS comes with a later version"));
+        let https = ClientUrl::to_listen("https://localhost:2379").expect("valid");
+        assert!(https.is_https());
         assert!(reason("unix:///run/a").contains("Unix sockets come with a later version"));
         assert!(reason("http://localhost").contains("host:port"));
         assert!(reason("http://localhost:").contains("host:port"));

@@ -14,6 +14,9 @@ use super::file::FILE_BYTES_MAX;
 use super::note::Note;
 use super::refusal::{Refusal, Source};
 use super::typed::{self, Setting, Settings, Typed};
+use crate::auth::{BCRYPT_COSTS, JwtOptions, TokenSetting};
+use crate::http::{TlsSettings, suite};
+use crate::space_return;
 
 /// etcd's quota when none is set.
 const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
@@ -36,7 +39,17 @@ const BATCH_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
 /// What is not in the database file yet is replayed from the log at start.
 const BATCH_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const BATCH_LIMIT_DEFAULT: u64 = 10_000;
+/// A gigabyte of pages in one commit: nobody wants more.
+const SPACE_RETURN_PAGES_MAX: u64 = 1 << 18;
 const BATCH_LIMIT_MAX: u64 = 10_000_000;
+const TOKEN_SECONDS_DEFAULT: u64 = 300;
+/// A token that lives for a year is a password.
+const TOKEN_SECONDS_MAX: u64 = 366 * 24 * 3600;
+const JWT_LIFETIME_DEFAULT: Duration = Duration::from_secs(5 * 60);
+const BCRYPT_COST_DEFAULT: u64 = 10;
+const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// More often would only be noise; etcd's bound.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A retention beyond ten years of hours is a slip of the finger, and off is written as 0.
 const RETENTION_HOURS_MAX: u64 = 10 * 366 * 24;
 /// URLs of one kind; more would only slow every connection attempt.
@@ -85,6 +98,36 @@ pub struct Config {
     pub max_txn_ops: u64,
     /// When old revisions go by themselves.
     pub auto_compaction: AutoCompaction,
+    /// How https is served; `None` when no listener asks for it.
+    pub tls: Option<ListenTls>,
+    /// Origins whose pages may call from a browser; `*` is any.
+    pub cors: Vec<String>,
+    /// Host names by which plain listeners may be called; `*` is any.
+    pub host_whitelist: Vec<String>,
+    /// Addresses that serve HTTP alone; if there are any, the client URLs serve gRPC alone.
+    pub listen_client_http_urls: Vec<ClientUrl>,
+    /// Whether there is a JSON gateway.
+    pub enable_grpc_gateway: bool,
+    /// Calls at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// After so much silence a client is asked for life; zero for never.
+    pub grpc_keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub grpc_keepalive_timeout: Duration,
+    /// Applying a request longer than this is logged.
+    pub warning_apply_duration: Duration,
+    /// Answering a request later than this is logged.
+    pub warning_unary_request_duration: Duration,
+    /// Whether what leases have left is written down from time to time.
+    pub lease_checkpoint: bool,
+    /// Whether that outlives a restart in clusters before 3.6, too.
+    pub lease_checkpoint_persist: bool,
+    /// Which tokens users get.
+    pub auth_token: TokenSetting,
+    /// The cost of hashing a password.
+    pub bcrypt_cost: u32,
+    /// How often silent watchers are told how far they are.
+    pub watch_progress_notify_interval: Duration,
     /// The time between the leader's heartbeats.
     pub heartbeat_interval: Duration,
     /// A follower's patience.
@@ -99,6 +142,10 @@ pub struct Config {
     pub backend_batch_interval: Duration,
     /// The most changes before they go to the database file.
     pub backend_batch_limit: NonZeroU64,
+    /// How the database file gives space back.
+    pub space_return: space_return::Pace,
+    /// Whether the alarm NOSPACE ends by itself when the database is below its quota again.
+    pub nospace_auto_disarm: bool,
     /// What is logged.
     pub log_level: LogLevel,
     /// How it is logged.
@@ -216,36 +263,11 @@ impl Config {
     /// # Errors
     /// Names both settings and what only one of them has.
     pub fn check_bootstrap(&self) -> Result<(), Refusal> {
-        let Some(own) = self
-            .initial_cluster
-            .iter()
-            .find(|member| member.name == self.name)
-        else {
-            return Err(Refusal::new(format!(
-                "couldn't find local name {:?} in the initial cluster configuration; \
-                 add {}=URL to --initial-cluster or change --name",
-                self.name, self.name
-            )));
-        };
-        let advertised = join(&self.initial_advertise_peer_urls);
-        for url in &own.peer_urls {
-            if !self.initial_advertise_peer_urls.contains(url) {
-                return Err(Refusal::new(format!(
-                    "--initial-cluster has {url} but missing from \
-                     --initial-advertise-peer-urls={advertised}"
-                )));
-            }
-        }
-        for url in &self.initial_advertise_peer_urls {
-            if !own.peer_urls.contains(url) {
-                return Err(Refusal::new(format!(
-                    "--initial-advertise-peer-urls has {url} but missing from \
-                     --initial-cluster={}={}",
-                    own.name,
-                    join(&own.peer_urls)
-                )));
-            }
-        }
+        check_own_member(
+            &self.name,
+            &self.initial_advertise_peer_urls,
+            &self.initial_cluster,
+        )?;
         Ok(())
     }
 
@@ -259,6 +281,7 @@ impl Config {
             PeerUrl::to_advertise,
         )?;
         let (heartbeat_interval, election_timeout) = timeouts(settings)?;
+        let gates = gates(settings)?;
         Ok(Config {
             data_dir: data_dir(settings, &name, &mut notes),
             wal_dir: settings
@@ -287,6 +310,47 @@ impl Config {
             max_request_bytes: max_request_bytes(settings, &mut notes)?,
             max_txn_ops: number(settings, "max-txn-ops", 128, 1, TXN_OPS_MAX)?,
             auto_compaction: auto_compaction(settings)?,
+            tls: tls(settings, &mut notes)?,
+            cors: list(settings, "cors"),
+            host_whitelist: list(settings, "host-whitelist"),
+            listen_client_http_urls: match settings.get("listen-client-http-urls") {
+                Some(setting) => urls_of(setting, "listen-client-http-urls", ClientUrl::to_listen)?,
+                None => Vec::new(),
+            },
+            enable_grpc_gateway: boolean(settings, "enable-grpc-gateway", true)?,
+            max_concurrent_streams: u32::try_from(number(
+                settings,
+                "max-concurrent-streams",
+                u64::from(u32::MAX),
+                1,
+                u64::from(u32::MAX),
+            )?)
+            .expect("checked"),
+            grpc_keepalive_interval: time(
+                settings,
+                "grpc-keepalive-interval",
+                Duration::from_secs(2 * 60 * 60),
+            )?,
+            grpc_keepalive_timeout: time(
+                settings,
+                "grpc-keepalive-timeout",
+                Duration::from_secs(20),
+            )?,
+            warning_apply_duration: time(
+                settings,
+                "warning-apply-duration",
+                Duration::from_millis(100),
+            )?,
+            warning_unary_request_duration: time(
+                settings,
+                "warning-unary-request-duration",
+                Duration::from_millis(300),
+            )?,
+            lease_checkpoint: gates.lease_checkpoint,
+            lease_checkpoint_persist: gates.lease_checkpoint_persist,
+            auth_token: auth_token(settings, &mut notes)?,
+            bcrypt_cost: bcrypt_cost(settings, &mut notes)?,
+            watch_progress_notify_interval: progress_interval(settings, &mut notes)?,
             heartbeat_interval,
             election_timeout,
             snapshot_count: or_default(
@@ -300,6 +364,25 @@ impl Config {
                 number(settings, "backend-batch-limit", 0, 0, BATCH_LIMIT_MAX)?,
                 BATCH_LIMIT_DEFAULT,
             ),
+            space_return: space_return::Pace {
+                enabled: boolean(settings, "space-return", true)?,
+                pages: number(
+                    settings,
+                    "space-return-pages",
+                    256,
+                    1,
+                    SPACE_RETURN_PAGES_MAX,
+                )?,
+                disk_percent: u32::try_from(number(
+                    settings,
+                    "space-return-disk-share",
+                    20,
+                    1,
+                    100,
+                )?)
+                .expect("a percentage"),
+            },
+            nospace_auto_disarm: boolean(settings, "nospace-auto-disarm", false)?,
             log_level: log_level(settings)?,
             log_format: log_format(settings)?,
             listen_metrics_urls: match settings.get("listen-metrics-urls") {
@@ -420,6 +503,48 @@ fn advertise_client_urls(settings: &Settings) -> Result<Vec<ClientUrl>, Refusal>
     }
 }
 
+/// Checks that the member called `name` is in the initial cluster, under the URLs that it tells others;
+/// returns its place there.
+///
+/// # Errors
+/// Names both settings and what only one of them has.
+pub fn check_own_member(
+    name: &str,
+    advertised: &[PeerUrl],
+    initial_cluster: &[InitialMember],
+) -> Result<usize, Refusal> {
+    let Some(place) = initial_cluster
+        .iter()
+        .position(|member| member.name == name)
+    else {
+        return Err(Refusal::new(format!(
+            "couldn't find local name {name:?} in the initial cluster configuration; \
+             add {name}=URL to --initial-cluster or change --name"
+        )));
+    };
+    let own = &initial_cluster[place];
+    for url in &own.peer_urls {
+        if !advertised.contains(url) {
+            return Err(Refusal::new(format!(
+                "--initial-cluster has {url} but missing from \
+                 --initial-advertise-peer-urls={}",
+                join(advertised)
+            )));
+        }
+    }
+    for url in advertised {
+        if !own.peer_urls.contains(url) {
+            return Err(Refusal::new(format!(
+                "--initial-advertise-peer-urls has {url} but missing from \
+                 --initial-cluster={}={}",
+                own.name,
+                join(&own.peer_urls)
+            )));
+        }
+    }
+    Ok(place)
+}
+
 fn initial_cluster(
     settings: &Settings,
     own_name: &str,
@@ -433,44 +558,52 @@ fn initial_cluster(
         return Ok(vec![own]);
     };
     let refuse = |reason: String| refuse(setting, "initial-cluster", reason);
-    let mut members: Vec<InitialMember> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for part in setting.text.split(',') {
-        let Some((name, url)) = part
-            .trim()
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty())
-        else {
-            return Err(refuse(format!("expected NAME=URL, not {part:?}")));
-        };
-        let url = PeerUrl::to_advertise(url).map_err(|error| refuse(error.to_string()))?;
-        if !seen.insert(url.clone()) {
-            return Err(refuse(format!(
-                "initial cluster {} has duplicate url",
-                setting.text
-            )));
-        }
-        if seen.len() > URLS_MAX {
-            return Err(refuse(format!("expected at most {URLS_MAX} URLs")));
-        }
-        match members.iter_mut().find(|member| member.name == name) {
-            Some(member) => member.peer_urls.push(url),
-            None => members.push(InitialMember {
-                name: name.to_owned(),
-                peer_urls: vec![url],
-            }),
-        }
-    }
+    let members = InitialMember::list(&setting.text).map_err(refuse)?;
     if members.len() > 1 {
         return Err(refuse(format!(
             "this version runs one member, and {} are listed; name only this member",
             members.len()
         )));
     }
-    for member in &mut members {
-        member.peer_urls.sort();
-    }
     Ok(members)
+}
+
+impl InitialMember {
+    /// Reads `NAME=URL,…`; a member with several URLs is named several times.
+    ///
+    /// # Errors
+    /// Says what is wrong with `text`.
+    pub fn list(text: &str) -> Result<Vec<InitialMember>, String> {
+        let mut members: Vec<InitialMember> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for part in text.split(',') {
+            let Some((name, url)) = part
+                .trim()
+                .split_once('=')
+                .filter(|(name, _)| !name.is_empty())
+            else {
+                return Err(format!("expected NAME=URL, not {part:?}"));
+            };
+            let url = PeerUrl::to_advertise(url).map_err(|error| error.to_string())?;
+            if !seen.insert(url.clone()) {
+                return Err(format!("initial cluster {text} has duplicate url"));
+            }
+            if seen.len() > URLS_MAX {
+                return Err(format!("expected at most {URLS_MAX} URLs"));
+            }
+            match members.iter_mut().find(|member| member.name == name) {
+                Some(member) => member.peer_urls.push(url),
+                None => members.push(InitialMember {
+                    name: name.to_owned(),
+                    peer_urls: vec![url],
+                }),
+            }
+        }
+        for member in &mut members {
+            member.peer_urls.sort();
+        }
+        Ok(members)
+    }
 }
 
 fn initial_cluster_state(settings: &Settings) -> Result<InitialClusterState, Refusal> {
@@ -681,6 +814,302 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, Refusal> {
     } else {
         AutoCompaction::Periodic(period)
     })
+}
+
+fn boolean(settings: &Settings, name: &str, default: bool) -> Result<bool, Refusal> {
+    match settings.get(name) {
+        Some(setting) => typed::boolean(&setting.source, name, &setting.text),
+        None => Ok(default),
+    }
+}
+
+fn time(settings: &Settings, name: &str, default: Duration) -> Result<Duration, Refusal> {
+    let Some(setting) = settings.get(name) else {
+        return Ok(default);
+    };
+    duration::parse(&setting.text).map_err(|reason| {
+        refuse(
+            setting,
+            name,
+            format!("{reason}; expected a time such as 100ms"),
+        )
+    })
+}
+
+/// A comma-separated list where nothing stands for anything.
+fn list(settings: &Settings, name: &str) -> Vec<String> {
+    let text = settings
+        .get(name)
+        .map_or("*", |setting| setting.text.as_str());
+    text.split(',').map(|part| part.trim().to_owned()).collect()
+}
+
+/// How https is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenTls {
+    /// With the operator's certificate.
+    Files(TlsSettings),
+    /// With one that is made at the first start and holds for so many years.
+    SelfSigned(u64),
+}
+
+fn tls(settings: &Settings, notes: &mut Vec<Note>) -> Result<Option<ListenTls>, Refusal> {
+    let file = |name| {
+        settings
+            .get(name)
+            .map(|setting| PathBuf::from(&setting.text))
+    };
+    let parts = |name: &str| -> Vec<String> {
+        let text = settings
+            .get(name)
+            .map_or("", |setting| setting.text.as_str());
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect()
+    };
+    let years = number(settings, "self-signed-cert-validity", 1, 0, 100)?;
+    let auto = boolean(settings, "auto-tls", false)?;
+    if let (0, Some(setting)) = (years, settings.get("self-signed-cert-validity")) {
+        let reason = "selfSignedCertValidity is invalid,it should be greater than 0";
+        return Err(refuse(setting, "self-signed-cert-validity", reason));
+    }
+    let version = |name| match settings.get(name) {
+        None => Ok(None),
+        Some(setting) if setting.text == "TLS1.2" => Ok(Some(2)),
+        Some(setting) if setting.text == "TLS1.3" => Ok(Some(3)),
+        Some(setting) => Err(refuse(setting, name, "expected TLS1.2 or TLS1.3")),
+    };
+    let (oldest, newest) = (version("tls-min-version")?, version("tls-max-version")?);
+    if let (Some(3), Some(2)) = (oldest, newest) {
+        let reason = "min version (TLS1.3) is greater than max version (TLS1.2)".to_owned();
+        return Err(Refusal::new(reason));
+    }
+    let (certificate, key) = (file("cert-file"), file("key-file"));
+    let uses_https = settings_use_https(settings);
+    let (Some(certificate), Some(key)) = (&certificate, &key) else {
+        for name in ["cert-file", "key-file"] {
+            if let Some(setting) = settings.get(name) {
+                let reason =
+                    "KeyFile and CertFile must both be present; set --cert-file and --key-file";
+                return Err(refuse(setting, name, reason));
+            }
+        }
+        return match (uses_https, auto) {
+            (_, true) => Ok(Some(ListenTls::SelfSigned(years))),
+            (None, false) => Ok(None),
+            (Some((name, setting)), false) => Err(refuse(
+                setting,
+                name,
+                "https asks for TLS, and there is no certificate: set --cert-file and --key-file, or \
+                 --auto-tls",
+            )),
+        };
+    };
+    let client_auth = boolean(settings, "client-cert-auth", false)?;
+    let authorities = file("trusted-ca-file");
+    if let (true, None, Some(setting)) =
+        (client_auth, &authorities, settings.get("client-cert-auth"))
+    {
+        let reason = "needs --trusted-ca-file, the authorities of clients";
+        return Err(refuse(setting, "client-cert-auth", reason));
+    }
+    let (cipher_suites, unknown) = parts("cipher-suites")
+        .into_iter()
+        .partition::<Vec<_>, _>(|name| suite(name).is_some());
+    notes.extend(
+        unknown
+            .into_iter()
+            .map(|name| Note::CipherSuiteUnknown { name }),
+    );
+    if uses_https.is_none() {
+        let url = settings.get("listen-client-urls");
+        notes.push(Note::CertificateUnused {
+            url: url
+                .map_or(DEFAULT_CLIENT_URL, |setting| setting.text.as_str())
+                .to_owned(),
+        });
+    }
+    Ok(Some(ListenTls::Files(TlsSettings {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        authorities,
+        revocations: file("client-crl-file"),
+        client_auth,
+        allowed_hostnames: parts("client-cert-allowed-hostname"),
+        cipher_suites,
+        only_1_3: oldest == Some(3),
+        only_1_2: newest == Some(2),
+    })))
+}
+
+/// A setting of listeners' URLs that asks for TLS.
+fn settings_use_https(settings: &Settings) -> Option<(&'static str, &Setting)> {
+    let names = [
+        "listen-client-urls",
+        "listen-client-http-urls",
+        "listen-metrics-urls",
+    ];
+    let mut set = names
+        .into_iter()
+        .filter_map(|name| Some((name, settings.get(name)?)));
+    set.find(|(_, setting)| {
+        let mut urls = setting.text.split(',');
+        urls.any(|url| url.trim().starts_with("https://"))
+    })
+}
+
+/// The feature gates that change anything here.
+#[derive(Default)]
+struct Gates {
+    lease_checkpoint: bool,
+    lease_checkpoint_persist: bool,
+}
+
+/// etcd's feature gates.
+const GATES: [&str; 11] = [
+    "AllAlpha",
+    "AllBeta",
+    "CompactHashCheck",
+    "FastLeaseKeepAlive",
+    "InitialCorruptCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "PriorityRequest",
+    "SetMemberLocalAddr",
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+];
+
+fn gates(settings: &Settings) -> Result<Gates, Refusal> {
+    let name = "feature-gates";
+    let mut gates = Gates::default();
+    let Some(setting) = settings.get(name) else {
+        return Ok(gates);
+    };
+    for part in setting
+        .text
+        .split(',')
+        .filter(|part| !part.trim().is_empty())
+    {
+        let Some((gate, on)) = part.trim().split_once('=') else {
+            let reason = format!("missing bool value for {}", part.trim());
+            return Err(refuse(setting, name, reason));
+        };
+        let on = typed::boolean(&setting.source, name, on)
+            .map_err(|_| refuse(setting, name, format!("invalid value of {gate}={on}")))?;
+        match gate {
+            "LeaseCheckpoint" => gates.lease_checkpoint = on,
+            "LeaseCheckpointPersist" => gates.lease_checkpoint_persist = on,
+            known if GATES.contains(&known) => {}
+            _ => {
+                let reason = format!("unrecognized feature gate: {gate}");
+                return Err(refuse(setting, name, reason));
+            }
+        }
+    }
+    if gates.lease_checkpoint_persist && !gates.lease_checkpoint {
+        let reason = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
+                      LeaseCheckpoint";
+        return Err(refuse(setting, name, reason));
+    }
+    Ok(gates)
+}
+
+fn auth_token(settings: &Settings, notes: &mut Vec<Note>) -> Result<TokenSetting, Refusal> {
+    let lifetime = number(
+        settings,
+        "auth-token-ttl",
+        TOKEN_SECONDS_DEFAULT,
+        1,
+        TOKEN_SECONDS_MAX,
+    )?;
+    let simple = TokenSetting::Simple(Duration::from_secs(lifetime));
+    let Some(setting) = settings.get_even_if_empty("auth-token") else {
+        return Ok(simple);
+    };
+    let mut parts = setting.text.split(',');
+    match parts.next() {
+        Some("") | None => return Ok(TokenSetting::Off),
+        Some("simple") => return Ok(simple),
+        Some("jwt") => {}
+        Some(_) => {
+            return Err(refuse(
+                setting,
+                "auth-token",
+                "auth: invalid auth options; expected simple, or jwt with its options",
+            ));
+        }
+    }
+    let mut options = JwtOptions {
+        method: String::new(),
+        public_key: None,
+        private_key: None,
+        lifetime: JWT_LIFETIME_DEFAULT,
+    };
+    for part in parts {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        match name {
+            "sign-method" => options.method = value.to_owned(),
+            "pub-key" => options.public_key = Some(PathBuf::from(value)),
+            "priv-key" => options.private_key = Some(PathBuf::from(value)),
+            "ttl" => {
+                let parsed = duration::parse(value).map_err(|reason| {
+                    let reason = format!("ttl: {reason}; expected a time such as 10m");
+                    refuse(setting, "auth-token", reason)
+                })?;
+                options.lifetime = parsed;
+            }
+            _ => notes.push(Note::TokenOptionUnknown {
+                name: name.to_owned(),
+            }),
+        }
+    }
+    Ok(TokenSetting::Jwt(options))
+}
+
+fn bcrypt_cost(settings: &Settings, notes: &mut Vec<Note>) -> Result<u32, Refusal> {
+    let cost = number(settings, "bcrypt-cost", BCRYPT_COST_DEFAULT, 0, u64::MAX)?;
+    match u32::try_from(cost)
+        .ok()
+        .filter(|cost| BCRYPT_COSTS.contains(cost))
+    {
+        Some(cost) => Ok(cost),
+        None => {
+            notes.push(Note::Adjusted {
+                name: "bcrypt-cost",
+                typed: cost.to_string(),
+                used: BCRYPT_COST_DEFAULT.to_string(),
+            });
+            Ok(u32::try_from(BCRYPT_COST_DEFAULT).expect("small"))
+        }
+    }
+}
+
+fn progress_interval(settings: &Settings, notes: &mut Vec<Note>) -> Result<Duration, Refusal> {
+    let name = "watch-progress-notify-interval";
+    let Some(setting) = settings.get(name) else {
+        return Ok(PROGRESS_INTERVAL_DEFAULT);
+    };
+    let interval = duration::parse(&setting.text).map_err(|reason| {
+        refuse(
+            setting,
+            name,
+            format!("{reason}; expected a time such as 5s"),
+        )
+    })?;
+    if interval.is_zero() {
+        return Ok(PROGRESS_INTERVAL_DEFAULT);
+    }
+    if interval < PROGRESS_INTERVAL_MIN {
+        notes.push(Note::Adjusted {
+            name: "watch-progress-notify-interval",
+            typed: setting.text.clone(),
+            used: format!("{}ms", PROGRESS_INTERVAL_MIN.as_millis()),
+        });
+    }
+    Ok(interval.max(PROGRESS_INTERVAL_MIN))
 }
 
 fn batch_interval(settings: &Settings) -> Result<Duration, Refusal> {

@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 use super::flags::{self, Flag, Foreign, Kind};
 use super::note::Note;
 use super::refusal::{Refusal, Source};
-use super::typed::Setting;
+use super::typed::{Setting, boolean};
 
 /// A file larger than this is not a configuration; reading it would only cost memory.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -36,24 +36,66 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(FileSettings, Vec<Note>)
             path: path.to_owned(),
             line: value.referenced.line(),
         };
-        let value = value.value;
-        let Some(flag) = flags::find(&key).filter(|flag| settable(flag)) else {
-            notes.extend(foreign_key(&key, &value, source)?);
-            continue;
-        };
-        if let Some(text) = value.text_for(flag, &source)? {
-            if settings.iter().any(|(other, _)| other.name == flag.name) {
-                return Err(Refusal::of_value(
-                    &source,
-                    flag.name,
-                    &text,
-                    "set twice in this file",
-                ));
+        match value.value {
+            // etcd keeps these together; each is a flag of its own.
+            Value::Mapping(entries) if key == "client-transport-security" => {
+                for (key, value) in entries {
+                    let key = match key.as_str() {
+                        "allowed-hostname" | "allowed-hostnames" => "client-cert-allowed-hostname",
+                        "crl-file" => "client-crl-file",
+                        key => key,
+                    };
+                    add(&mut settings, &mut notes, key, &value, source.clone())?;
+                }
             }
-            settings.push((flag, Setting { text, source }));
+            value => add(&mut settings, &mut notes, &key, &value, source)?,
         }
     }
     Ok((settings, notes))
+}
+
+fn add(
+    settings: &mut FileSettings,
+    notes: &mut Vec<Note>,
+    key: &str,
+    value: &Value,
+    source: Source,
+) -> Result<(), Refusal> {
+    if let Some(gate) = flags::gate(key) {
+        let on = boolean(&source, key, &value.to_string())?;
+        let flag = flags::find("feature-gates").expect("it is in the table");
+        let gate = format!("{gate}={on}");
+        match settings
+            .iter_mut()
+            .find(|(other, _)| other.name == flag.name)
+        {
+            Some((_, setting)) => setting.text = format!("{},{gate}", setting.text),
+            None => settings.push((flag, Setting { text: gate, source })),
+        }
+        return Ok(());
+    }
+    let key = match flags::renamed(key) {
+        Some(new) => {
+            notes.push(Note::Renamed {
+                old: key.to_owned(),
+                new: format!("--{new}"),
+            });
+            new
+        }
+        None => key,
+    };
+    let Some(flag) = flags::find(key).filter(|flag| settable(flag)) else {
+        notes.extend(foreign_key(key, value, source)?);
+        return Ok(());
+    };
+    if let Some(text) = value.text_for(flag, &source)? {
+        if settings.iter().any(|(other, _)| other.name == flag.name) {
+            let reason = "set twice in this file";
+            return Err(Refusal::of_value(&source, flag.name, &text, reason));
+        }
+        settings.push((flag, Setting { text, source }));
+    }
+    Ok(())
 }
 
 /// What only a command line can mean is no key of the file.
@@ -72,10 +114,12 @@ fn foreign_key(key: &str, value: &Value, source: Source) -> Result<Option<Note>,
             &value.to_string(),
             "this version does not have etcd's setting, and starting without it could be unsafe; remove it",
         )),
-        Foreign::Dispensable | Foreign::Unknown => Ok(Some(Note::KeyIgnored {
-            key: key.to_owned(),
-            source,
-        })),
+        Foreign::Ignored | Foreign::IgnoredBoolean | Foreign::Unknown => {
+            Ok(Some(Note::KeyIgnored {
+                key: key.to_owned(),
+                source,
+            }))
+        }
     }
 }
 
@@ -138,6 +182,7 @@ impl Value {
             Value::Integer(number) if flag.kind == Kind::Duration => {
                 Ok(Some(format!("{number}ns")))
             }
+            Value::Boolean(_) if flag.kind == Kind::Boolean => Ok(Some(self.to_string())),
             Value::Integer(_) | Value::Text(_) => Ok(Some(self.to_string())),
             Value::List(items) if flag.kind == Kind::List => {
                 if items.iter().all(|item| matches!(item, Value::Text(_))) {

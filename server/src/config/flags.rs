@@ -20,17 +20,19 @@ pub(super) enum Topic {
     Cluster,
     Limits,
     Compaction,
+    Security,
     Tuning,
     Monitoring,
     Start,
 }
 
 impl Topic {
-    pub(super) const ALL: [(Topic, &'static str); 7] = [
+    pub(super) const ALL: [(Topic, &'static str); 8] = [
         (Topic::Member, "This member"),
         (Topic::Cluster, "The cluster it belongs to"),
         (Topic::Limits, "Limits"),
         (Topic::Compaction, "Compaction of old revisions"),
+        (Topic::Security, "Users and certificates"),
         (Topic::Tuning, "Timing and disk"),
         (Topic::Monitoring, "Logs and metrics"),
         (Topic::Start, "Starting"),
@@ -46,6 +48,8 @@ pub(super) enum Kind {
     List,
     /// A duration, or a whole number of nanoseconds.
     Duration,
+    /// True or false; on a command line the name alone is true.
+    Boolean,
     /// A switch without a value.
     Switch,
 }
@@ -70,6 +74,9 @@ const fn flag(
 const URLS: (&str, Kind) = ("URL,…", Kind::List);
 const MILLISECONDS: (&str, Kind) = ("MS", Kind::Plain);
 const NUMBER: (&str, Kind) = ("N", Kind::Plain);
+const BOOLEAN: (&str, Kind) = ("BOOL", Kind::Boolean);
+const FILE: (&str, Kind) = ("FILE", Kind::Plain);
+const TIME: (&str, Kind) = ("TIME", Kind::Duration);
 const SWITCH: (&str, Kind) = ("", Kind::Switch);
 
 pub(super) const FLAGS: &[Flag] = &[
@@ -102,11 +109,25 @@ pub(super) const FLAGS: &[Flag] = &[
         "addresses to serve clients on: gRPC and HTTP",
     ),
     flag(
+        "listen-client-http-urls",
+        Topic::Member,
+        URLS,
+        "",
+        "addresses for HTTP alone; the client URLs then serve gRPC alone",
+    ),
+    flag(
         "advertise-client-urls",
         Topic::Member,
         URLS,
         "http://localhost:2379",
         "URLs that clients are told; required with --listen-client-urls",
+    ),
+    flag(
+        "enable-grpc-gateway",
+        Topic::Member,
+        BOOLEAN,
+        "true",
+        "serve JSON over HTTP below /v3/",
     ),
     flag(
         "listen-peer-urls",
@@ -151,6 +172,13 @@ pub(super) const FLAGS: &[Flag] = &[
         "size of the database that stops writes; 0 is 2 GiB, negative is no limit",
     ),
     flag(
+        "nospace-auto-disarm",
+        Topic::Limits,
+        BOOLEAN,
+        "false",
+        "end the alarm NOSPACE when the database is below its quota again",
+    ),
+    flag(
         "max-request-bytes",
         Topic::Limits,
         ("BYTES", Kind::Plain),
@@ -165,6 +193,13 @@ pub(super) const FLAGS: &[Flag] = &[
         "most operations in one transaction",
     ),
     flag(
+        "max-concurrent-streams",
+        Topic::Limits,
+        NUMBER,
+        "4294967295",
+        "calls at once on one connection",
+    ),
+    flag(
         "auto-compaction-mode",
         Topic::Compaction,
         ("periodic|revision", Kind::Plain),
@@ -177,6 +212,118 @@ pub(super) const FLAGS: &[Flag] = &[
         ("HOURS|TIME|N", Kind::Plain),
         "0",
         "what is kept: hours, a time such as 30m, or revisions; 0 is off",
+    ),
+    flag(
+        "cert-file",
+        Topic::Security,
+        FILE,
+        "",
+        "certificate for https, with those up to an authority, in PEM",
+    ),
+    flag(
+        "key-file",
+        Topic::Security,
+        FILE,
+        "",
+        "key of --cert-file, in PEM",
+    ),
+    flag(
+        "client-cert-auth",
+        Topic::Security,
+        BOOLEAN,
+        "false",
+        "clients must show a certificate; its common name is a user",
+    ),
+    flag(
+        "trusted-ca-file",
+        Topic::Security,
+        FILE,
+        "",
+        "authorities of clients' certificates, in PEM",
+    ),
+    flag(
+        "client-crl-file",
+        Topic::Security,
+        FILE,
+        "",
+        "revoked certificates of clients",
+    ),
+    flag(
+        "client-cert-allowed-hostname",
+        Topic::Security,
+        ("NAME,…", Kind::List),
+        "",
+        "names of which a client's certificate must bear one",
+    ),
+    flag(
+        "auto-tls",
+        Topic::Security,
+        BOOLEAN,
+        "false",
+        "make a certificate for https that is signed by itself",
+    ),
+    flag(
+        "self-signed-cert-validity",
+        Topic::Security,
+        ("YEARS", Kind::Plain),
+        "1",
+        "years that such a certificate holds",
+    ),
+    flag(
+        "cipher-suites",
+        Topic::Security,
+        ("NAME,…", Kind::List),
+        "",
+        "cipher suites of TLS 1.2",
+    ),
+    flag(
+        "tls-min-version",
+        Topic::Security,
+        ("TLS1.2|TLS1.3", Kind::Plain),
+        "TLS1.2",
+        "oldest version of TLS",
+    ),
+    flag(
+        "tls-max-version",
+        Topic::Security,
+        ("TLS1.2|TLS1.3", Kind::Plain),
+        "",
+        "newest version of TLS",
+    ),
+    flag(
+        "cors",
+        Topic::Security,
+        ("ORIGIN,…", Kind::List),
+        "*",
+        "origins whose pages may call from a browser",
+    ),
+    flag(
+        "host-whitelist",
+        Topic::Security,
+        ("NAME,…", Kind::List),
+        "*",
+        "host names by which http listeners may be called",
+    ),
+    flag(
+        "auth-token",
+        Topic::Security,
+        ("KIND", Kind::Plain),
+        "simple",
+        "tokens of users: simple, or jwt,pub-key=F,priv-key=F,sign-method=RS256,ttl=10m",
+    ),
+    flag(
+        "auth-token-ttl",
+        Topic::Security,
+        ("SECONDS", Kind::Plain),
+        "300",
+        "seconds that a simple token counts after its last use",
+    ),
+    flag(
+        "bcrypt-cost",
+        Topic::Security,
+        NUMBER,
+        "10",
+        "cost of hashing a password, 4 to 31; each step doubles it",
     ),
     flag(
         "heartbeat-interval",
@@ -228,6 +375,55 @@ pub(super) const FLAGS: &[Flag] = &[
         "most changes before they go to the database file; 0 is 10000",
     ),
     flag(
+        "space-return",
+        Topic::Tuning,
+        BOOLEAN,
+        "true",
+        "give free space of the database file back while it is in use",
+    ),
+    flag(
+        "space-return-pages",
+        Topic::Tuning,
+        NUMBER,
+        "256",
+        "pages that one commit moves for that",
+    ),
+    flag(
+        "space-return-disk-share",
+        Topic::Tuning,
+        ("PERCENT", Kind::Plain),
+        "20",
+        "part of the time that such commits take at most",
+    ),
+    flag(
+        "watch-progress-notify-interval",
+        Topic::Tuning,
+        ("TIME", Kind::Duration),
+        "0",
+        "how often silent watchers are told how far they are; 0 is 10m",
+    ),
+    flag(
+        "grpc-keepalive-interval",
+        Topic::Tuning,
+        TIME,
+        "2h",
+        "silent clients are asked for life after this; 0 is never",
+    ),
+    flag(
+        "grpc-keepalive-timeout",
+        Topic::Tuning,
+        TIME,
+        "20s",
+        "how long they may take to answer",
+    ),
+    flag(
+        "feature-gates",
+        Topic::Tuning,
+        ("NAME=BOOL,…", Kind::List),
+        "",
+        "LeaseCheckpoint and LeaseCheckpointPersist; etcd's others change nothing",
+    ),
+    flag(
         "log-level",
         Topic::Monitoring,
         ("LEVEL", Kind::Plain),
@@ -240,6 +436,20 @@ pub(super) const FLAGS: &[Flag] = &[
         ("json|text", Kind::Plain),
         "json",
         "one JSON object per line, or text to read (also called console)",
+    ),
+    flag(
+        "warning-apply-duration",
+        Topic::Monitoring,
+        TIME,
+        "100ms",
+        "applying a request longer than this is logged",
+    ),
+    flag(
+        "warning-unary-request-duration",
+        Topic::Monitoring,
+        TIME,
+        "300ms",
+        "answering a request later than this is logged",
     ),
     flag(
         "listen-metrics-urls",
@@ -270,102 +480,156 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-/// etcd's settings that would leave the server less protected, or make another cluster than the
-/// operator wants, if we ignored them. They are refused wherever they are set.
+/// etcd's settings that would make another cluster than the operator wants if we ignored them. They
+/// are refused wherever they are set.
 const NEEDED: &[&str] = &[
-    "auto-tls",
-    "cert-file",
-    "client-cert-allowed-hostname",
-    "client-cert-auth",
-    "client-cert-file",
-    "client-crl-file",
-    "client-key-file",
-    "client-transport-security",
-    "discovery",
     "discovery-config",
     "discovery-endpoints",
     "discovery-srv",
     "discovery-srv-name",
     "discovery-token",
     "force-new-cluster",
-    "host-whitelist",
-    "key-file",
-    "listen-client-http-urls",
-    "peer-auto-tls",
+];
+
+/// etcd's settings that change nothing here, so that files, units and manifests written for etcd keep
+/// working: accepted with a warning. First those with a value, then those that are on or off.
+const IGNORED: &[&str] = &[
+    "backend-bbolt-freelist-type",
+    "bootstrap-defrag-threshold-megabytes",
+    "client-cert-file",
+    "client-key-file",
+    "compact-hash-check-time",
+    "compaction-batch-limit",
+    "compaction-sleep-interval",
+    "corrupt-check-time",
+    "discovery",
+    "discovery-cacert",
+    "discovery-cert",
+    "discovery-dial-timeout",
+    "discovery-fallback",
+    "discovery-keepalive-time",
+    "discovery-keepalive-timeout",
+    "discovery-key",
+    "discovery-password",
+    "discovery-proxy",
+    "discovery-request-timeout",
+    "discovery-user",
+    "distributed-tracing-address",
+    "distributed-tracing-instance-id",
+    "distributed-tracing-sampling-rate",
+    "distributed-tracing-service-name",
+    "downgrade-check-time",
+    "grpc-keepalive-min-time",
+    "log-output",
+    "log-outputs",
+    "log-package-levels",
+    "log-rotation-config-json",
+    "logger",
+    "max-learners",
+    "metrics",
+    "next-cluster-version-compatible",
     "peer-cert-allowed-cn",
     "peer-cert-allowed-hostname",
     "peer-cert-file",
-    "peer-client-cert-auth",
     "peer-client-cert-file",
     "peer-client-key-file",
     "peer-crl-file",
     "peer-key-file",
     "peer-transport-security",
     "peer-trusted-ca-file",
-    "trusted-ca-file",
-];
-
-/// etcd's settings whose absence at most costs a convenience. As variables and keys they are
-/// ignored with a warning, so that files written for etcd keep working.
-const DISPENSABLE: &[&str] = &[
-    "auth-token",
-    "auth-token-ttl",
-    "backend-bbolt-freelist-type",
-    "bcrypt-cost",
-    "bootstrap-defrag-threshold-megabytes",
-    "cipher-suites",
-    "compact-hash-check-time",
-    "compaction-batch-limit",
-    "compaction-sleep-interval",
-    "corrupt-check-time",
-    "cors",
-    "distributed-tracing-address",
-    "distributed-tracing-instance-id",
-    "distributed-tracing-sampling-rate",
-    "distributed-tracing-service-name",
-    "downgrade-check-time",
-    "enable-distributed-tracing",
-    "enable-grpc-gateway",
-    "enable-log-rotation",
-    "enable-pprof",
-    "feature-gates",
-    "grpc-keepalive-interval",
-    "grpc-keepalive-min-time",
-    "grpc-keepalive-timeout",
-    "initial-election-tick-advance",
-    "log-outputs",
-    "log-rotation-config-json",
-    "logger",
-    "max-concurrent-streams",
-    "max-learners",
-    "memory-mlock",
-    "metrics",
-    "peer-skip-client-san-verification",
-    "pre-vote",
+    "proxy",
+    "proxy-dial-timeout",
+    "proxy-failure-wait",
+    "proxy-read-timeout",
+    "proxy-refresh-interval",
+    "proxy-write-timeout",
     "raft-read-timeout",
     "raft-write-timeout",
-    "self-signed-cert-validity",
     "snapshot-catchup-entries",
     "socket-options",
+    "v2-deprecation",
+];
+
+const IGNORED_BOOLEANS: &[&str] = &[
+    "cluster-active-size",
+    "cluster-remove-delay",
+    "cluster-sync-interval",
+    "config",
+    "debug",
+    "discovery-insecure-skip-tls-verify",
+    "discovery-insecure-transport",
+    "enable-distributed-tracing",
+    "enable-log-rotation",
+    "enable-pprof",
+    "enable-v2",
+    "experimental-enable-v2v3",
+    "force",
+    "initial-election-tick-advance",
+    "max-result-buffer",
+    "max-retry-attempts",
+    "memory-mlock",
+    "peer-auto-tls",
+    "peer-client-cert-auth",
+    "peer-election-timeout",
+    "peer-heartbeat-interval",
+    "peer-skip-client-san-verification",
+    "pre-vote",
+    "retry-interval",
+    "snapshot",
     "socket-reuse-address",
     "socket-reuse-port",
     "strict-reconfig-check",
-    "tls-max-version",
-    "tls-min-version",
     "unsafe-no-fsync",
-    "v2-deprecation",
-    "warning-apply-duration",
-    "warning-unary-request-duration",
-    "watch-progress-notify-interval",
+    "v",
+    "vv",
 ];
+
+/// Feature gates that etcd's older flags stand for.
+const GATES: &[(&str, &str)] = &[
+    (
+        "experimental-compact-hash-check-enabled",
+        "CompactHashCheck",
+    ),
+    ("experimental-enable-lease-checkpoint", "LeaseCheckpoint"),
+    (
+        "experimental-enable-lease-checkpoint-persist",
+        "LeaseCheckpointPersist",
+    ),
+    ("experimental-initial-corrupt-check", "InitialCorruptCheck"),
+    (
+        "experimental-stop-grpc-service-on-defrag",
+        "StopGRPCServiceOnDefrag",
+    ),
+    (
+        "experimental-txn-mode-write-with-shared-buffer",
+        "TxnModeWriteWithSharedBuffer",
+    ),
+];
+
+/// The feature gate that an older flag stands for.
+pub(super) fn gate(name: &str) -> Option<&'static str> {
+    GATES
+        .iter()
+        .find(|(old, _)| *old == name)
+        .map(|(_, gate)| *gate)
+}
+
+/// The name that an older one has now.
+pub(super) fn renamed(name: &str) -> Option<&str> {
+    let new = name.strip_prefix("experimental-")?;
+    let is_known = find(new).is_some() || IGNORED.contains(&new) || IGNORED_BOOLEANS.contains(&new);
+    is_known.then_some(new)
+}
 
 /// What a name means that is no flag of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Foreign {
     /// etcd has it, and ignoring it would be dangerous.
     Needed,
-    /// etcd has it, and it can be ignored.
-    Dispensable,
+    /// etcd has it with a value, and it changes nothing here.
+    Ignored,
+    /// etcd has it as on or off, and it changes nothing here.
+    IgnoredBoolean,
     /// Nobody has it.
     Unknown,
 }
@@ -374,8 +638,10 @@ pub(super) enum Foreign {
 pub(super) fn foreign(name: &str) -> Foreign {
     if NEEDED.contains(&name) {
         Foreign::Needed
-    } else if DISPENSABLE.contains(&name) {
-        Foreign::Dispensable
+    } else if IGNORED.contains(&name) {
+        Foreign::Ignored
+    } else if IGNORED_BOOLEANS.contains(&name) {
+        Foreign::IgnoredBoolean
     } else {
         Foreign::Unknown
     }
@@ -424,7 +690,7 @@ mod tests {
 
     #[test]
     fn no_flag_is_both_known_and_foreign() {
-        for name in NEEDED.iter().chain(DISPENSABLE) {
+        for name in NEEDED.iter().chain(IGNORED).chain(IGNORED_BOOLEANS) {
             assert!(find(name).is_none(), "{name} is listed as foreign");
         }
     }

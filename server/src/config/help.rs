@@ -2,6 +2,7 @@ use std::fmt::Write;
 
 use super::flags::{FLAGS, Flag, Topic};
 use super::version::{ETCD_VERSION, HOLDFAST_VERSION};
+use crate::commands::TOOLS;
 
 /// Where the explanation of a flag begins, so that explanations stand in one column.
 const EXPLANATION_COLUMN: usize = 42;
@@ -10,8 +11,15 @@ const EXPLANATION_COLUMN: usize = 42;
 pub(super) fn help() -> String {
     let mut text = String::from(
         "Holdfast, an etcd-compatible key-value server.\n\n\
-         Usage: holdfast [--FLAG=VALUE]...\n       \
-         holdfast inspect --help    for what lies in a stopped member's data\n\n\
+         Usage: holdfast [serve] [--FLAG=VALUE]...\n       \
+         holdfast TOOL --help\n\n\
+         Tools:\n",
+    );
+    for tool in &TOOLS {
+        text.push_str(&format!("  {:10}{}\n", tool.word, tool.summary));
+    }
+    text.push_str(
+        "\n\
          Every flag is also an environment variable: --data-dir is ETCD_DATA_DIR.\n\
          Setting both is refused. Times are written as 500ms, 30s, 1h30m.\n",
     );

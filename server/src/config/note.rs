@@ -35,6 +35,42 @@ pub enum Note {
         /// The place of its value.
         source: Source,
     },
+    /// A setting of etcd's that changes nothing here.
+    FlagIgnored {
+        /// Flag or variable.
+        name: String,
+    },
+    /// A setting has another name by now.
+    Renamed {
+        /// The name that was used: of a flag, variable or key.
+        old: String,
+        /// The flag of now.
+        new: String,
+    },
+    /// A cipher suite that is not among ours.
+    CipherSuiteUnknown {
+        /// Its name.
+        name: String,
+    },
+    /// Certificates are there, but a URL does without.
+    CertificateUnused {
+        /// The URL.
+        url: String,
+    },
+    /// A value outside of its bounds was replaced.
+    Adjusted {
+        /// The flag's name.
+        name: &'static str,
+        /// What was typed.
+        typed: String,
+        /// What counts instead.
+        used: String,
+    },
+    /// An option within `--auth-token` that nobody knows.
+    TokenOptionUnknown {
+        /// Its name.
+        name: String,
+    },
     /// Nobody named this member.
     DefaultName,
     /// Nobody said where the data goes.
@@ -89,6 +125,30 @@ impl Note {
                     0
                 };
                 tracing::warn!(key, line, "the configuration file has a key without effect");
+            }
+            Note::FlagIgnored { name } => tracing::warn!(
+                "flag-name" = name,
+                "a setting of etcd changes nothing here - ignoring"
+            ),
+            Note::Renamed { old, new } => {
+                tracing::warn!(old, new, "a setting is deprecated under its old name");
+            }
+            Note::CipherSuiteUnknown { name } => tracing::warn!(
+                "cipher-suite" = name,
+                "a cipher suite is not part of this version - ignoring"
+            ),
+            Note::CertificateUnused { url } => tracing::warn!(
+                url,
+                "the scheme is http although certificates are set; this URL is served without them"
+            ),
+            Note::Adjusted { name, typed, used } => tracing::warn!(
+                "flag-name" = name,
+                typed,
+                used,
+                "a setting is outside of its bounds; using another value"
+            ),
+            Note::TokenOptionUnknown { name } => {
+                tracing::warn!(option = name, "unknown option of --auth-token");
             }
             Note::DefaultName => tracing::warn!(
                 "it isn't recommended to use default name, please set a value for --name"

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::http::TlsSettings;
+use crate::space_return;
 
 /// Runs with `arguments`, `environment` and, at any path, a file with this content.
 fn run(
@@ -74,6 +76,21 @@ fn without_settings_etcds_defaults_hold() {
         max_request_bytes: 1_572_864,
         max_txn_ops: 128,
         auto_compaction: AutoCompaction::Off,
+        tls: None,
+        cors: vec!["*".into()],
+        host_whitelist: vec!["*".into()],
+        listen_client_http_urls: Vec::new(),
+        enable_grpc_gateway: true,
+        max_concurrent_streams: u32::MAX,
+        grpc_keepalive_interval: Duration::from_secs(7200),
+        grpc_keepalive_timeout: Duration::from_secs(20),
+        warning_apply_duration: Duration::from_millis(100),
+        warning_unary_request_duration: Duration::from_millis(300),
+        lease_checkpoint: false,
+        lease_checkpoint_persist: false,
+        auth_token: crate::auth::TokenSetting::Simple(Duration::from_secs(300)),
+        bcrypt_cost: 10,
+        watch_progress_notify_interval: Duration::from_secs(600),
         heartbeat_interval: Duration::from_millis(100),
         election_timeout: Duration::from_millis(1000),
         snapshot_count: count(10_000),
@@ -81,6 +98,12 @@ fn without_settings_etcds_defaults_hold() {
         max_wals: KeepFiles::Newest(count(5)),
         backend_batch_interval: Duration::from_millis(100),
         backend_batch_limit: count(10_000),
+        space_return: space_return::Pace {
+            enabled: true,
+            pages: 256,
+            disk_percent: 20,
+        },
+        nospace_auto_disarm: false,
         log_level: LogLevel::Info,
         log_format: LogFormat::Json,
         listen_metrics_urls: Vec::new(),
@@ -104,6 +127,60 @@ const ACCEPTED: &[Accepted] = &[
         c.data_dir = "/d".into();
         c.notes
             .retain(|note| !matches!(note, Note::DefaultDataDir { .. }));
+    }),
+    (
+        "auth-token",
+        "jwt,sign-method=HS256,priv-key=f,ttl=10m",
+        |c| {
+            c.auth_token = crate::auth::TokenSetting::Jwt(crate::auth::JwtOptions {
+                method: "HS256".into(),
+                public_key: None,
+                private_key: Some("f".into()),
+                lifetime: Duration::from_secs(600),
+            });
+        },
+    ),
+    ("auth-token-ttl", "60", |c| {
+        c.auth_token = crate::auth::TokenSetting::Simple(Duration::from_secs(60));
+    }),
+    ("auto-tls", "true", |c| {
+        c.tls = Some(ListenTls::SelfSigned(1));
+    }),
+    ("bcrypt-cost", "12", |c| c.bcrypt_cost = 12),
+    ("cors", "http://a, http://b", |c| {
+        c.cors = vec!["http://a".into(), "http://b".into()];
+    }),
+    ("enable-grpc-gateway", "false", |c| {
+        c.enable_grpc_gateway = false;
+    }),
+    (
+        "feature-gates",
+        "LeaseCheckpoint=true,AllAlpha=false",
+        |c| c.lease_checkpoint = true,
+    ),
+    ("grpc-keepalive-interval", "1m", |c| {
+        c.grpc_keepalive_interval = Duration::from_secs(60);
+    }),
+    ("grpc-keepalive-timeout", "5s", |c| {
+        c.grpc_keepalive_timeout = Duration::from_secs(5);
+    }),
+    ("host-whitelist", "a", |c| {
+        c.host_whitelist = vec!["a".into()];
+    }),
+    ("listen-client-http-urls", "http://127.0.0.1:9", |c| {
+        c.listen_client_http_urls = vec![client_url("http://127.0.0.1:9")];
+    }),
+    ("max-concurrent-streams", "100", |c| {
+        c.max_concurrent_streams = 100;
+    }),
+    ("warning-apply-duration", "1s", |c| {
+        c.warning_apply_duration = Duration::from_secs(1);
+    }),
+    ("warning-unary-request-duration", "1s", |c| {
+        c.warning_unary_request_duration = Duration::from_secs(1);
+    }),
+    ("watch-progress-notify-interval", "5s", |c| {
+        c.watch_progress_notify_interval = Duration::from_secs(5);
     }),
     ("wal-dir", "/w", |c| c.wal_dir = Some("/w".into())),
     ("advertise-client-urls", "http://h:1", |c| {
@@ -129,6 +206,16 @@ const ACCEPTED: &[Accepted] = &[
             name: "a".into(),
             peer_urls: vec![peer_url("http://h:1"), peer_url("http://h:2")],
         }];
+    }),
+    ("space-return", "false", |c| c.space_return.enabled = false),
+    ("space-return-pages", "1000", |c| {
+        c.space_return.pages = 1000;
+    }),
+    ("space-return-disk-share", "100", |c| {
+        c.space_return.disk_percent = 100;
+    }),
+    ("nospace-auto-disarm", "true", |c| {
+        c.nospace_auto_disarm = true;
     }),
     ("initial-cluster-state", "new", |_| {}),
     ("initial-cluster-state", "existing", |c| {
@@ -215,7 +302,7 @@ fn every_setting_means_the_same_as_flag_variable_and_key() {
             "--{case}"
         );
         assert_eq!(
-            with_flags(&[&format!("--{name}"), value]),
+            with_flags(&apart(name, value)),
             expected,
             "--{name} {value}"
         );
@@ -245,6 +332,16 @@ fn every_setting_means_the_same_as_flag_variable_and_key() {
     }
 }
 
+/// Flag and value as two arguments, unless the flag's name alone is true.
+fn apart(name: &str, value: &str) -> Vec<&'static str> {
+    let flag = flags::find(name).expect("a flag of ours");
+    let argument = match flag.kind {
+        flags::Kind::Boolean => vec![format!("--{name}={value}")],
+        _ => vec![format!("--{name}"), value.to_owned()],
+    };
+    argument.into_iter().map(|text| &*text.leak()).collect()
+}
+
 /// Values out of range, with a part of the refusal that tells what is allowed.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("name", "a=b", "without '='"),
@@ -254,10 +351,49 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "--advertise-client-urls is required",
     ),
     (
-        "advertise-client-urls",
-        "https://h:2379",
-        "TLS comes with a later version",
+        "listen-metrics-urls",
+        "https://127.0.0.1:2381",
+        "there is no certificate",
     ),
+    (
+        "listen-client-http-urls",
+        "http://example.com:1",
+        "expected IP in URL",
+    ),
+    ("grpc-keepalive-timeout", "soon", "expected a time"),
+    ("warning-apply-duration", "soon", "expected a time"),
+    ("warning-unary-request-duration", "soon", "expected a time"),
+    ("auto-tls", "perhaps", "expected true or false"),
+    ("key-file", "k", "KeyFile and CertFile must both be present"),
+    ("auth-token", "bearer", "auth: invalid auth options"),
+    ("auth-token-ttl", "0", "from 1 to"),
+    ("bcrypt-cost", "x", "whole number"),
+    ("tls-min-version", "TLS1.1", "expected TLS1.2 or TLS1.3"),
+    ("self-signed-cert-validity", "0", "should be greater than 0"),
+    (
+        "cert-file",
+        "c",
+        "KeyFile and CertFile must both be present",
+    ),
+    ("enable-grpc-gateway", "perhaps", "expected true or false"),
+    ("max-concurrent-streams", "0", "from 1 to"),
+    ("grpc-keepalive-interval", "soon", "expected a time"),
+    (
+        "feature-gates",
+        "Nonsense=true",
+        "unrecognized feature gate: Nonsense",
+    ),
+    (
+        "feature-gates",
+        "LeaseCheckpoint",
+        "missing bool value for LeaseCheckpoint",
+    ),
+    (
+        "feature-gates",
+        "LeaseCheckpointPersist=true",
+        "requires enabling feature gate LeaseCheckpoint",
+    ),
+    ("watch-progress-notify-interval", "often", "expected a time"),
     ("advertise-client-urls", "h:2379", "URL scheme must be http"),
     (
         "listen-peer-urls",
@@ -292,6 +428,18 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "this version runs one member",
     ),
     ("initial-cluster-state", "foo", "expected new or existing"),
+    ("space-return", "maybe", "expected true or false"),
+    (
+        "space-return-pages",
+        "0",
+        "expected a whole number from 1 to",
+    ),
+    (
+        "space-return-disk-share",
+        "101",
+        "expected a whole number from 1 to 100",
+    ),
+    ("nospace-auto-disarm", "maybe", "expected true or false"),
     (
         "quota-backend-bytes",
         "abc",
@@ -381,7 +529,7 @@ fn a_value_out_of_range_is_refused_with_its_name_and_what_is_allowed() {
         let cases = [
             (
                 format!("--{name}={value}: "),
-                run(&[&format!("--{name}"), value], &[], None),
+                run(&apart(name, value), &[], None),
             ),
             (
                 format!("{variable}={value}: "),
@@ -412,8 +560,34 @@ fn a_value_out_of_range_is_refused_with_its_name_and_what_is_allowed() {
 
 #[test]
 fn every_flag_has_a_good_and_a_bad_value_in_these_tables() {
-    let anything_goes = ["data-dir", "wal-dir", "initial-cluster-token"];
-    let tested_apart = ["name", "listen-client-urls"];
+    let anything_goes = [
+        "data-dir",
+        "wal-dir",
+        "initial-cluster-token",
+        "cors",
+        "host-whitelist",
+        "cipher-suites",
+        "client-cert-allowed-hostname",
+        "client-cert-auth",
+        "client-crl-file",
+        "tls-max-version",
+        "trusted-ca-file",
+    ];
+    let tested_apart = [
+        "name",
+        "listen-client-urls",
+        // Together in `certificates_are_set_by_flags_or_together_in_the_file`, and by `tests/it/tls.rs`.
+        "cert-file",
+        "cipher-suites",
+        "client-cert-allowed-hostname",
+        "client-cert-auth",
+        "client-crl-file",
+        "key-file",
+        "self-signed-cert-validity",
+        "tls-max-version",
+        "tls-min-version",
+        "trusted-ca-file",
+    ];
     for flag in flags::FLAGS {
         if flag.kind == flags::Kind::Switch || flag.name == "config-file" {
             continue;
@@ -572,34 +746,127 @@ fn unknown_keys_are_noted_with_their_line() {
 }
 
 #[test]
-fn settings_of_etcd_that_protect_are_refused_unless_blank() {
+fn settings_of_etcd_that_would_make_another_cluster_are_refused_unless_blank() {
     let text = run(
         &["--config-file=f"],
         &[],
-        Some("peer-transport-security:\n  cert-file: c\n"),
+        Some("discovery-srv: example.com\n"),
     );
-    let text = text.expect_err("a certificate");
+    let text = text.expect_err("another cluster");
     assert!(
-        text.contains("peer-transport-security") && text.contains("unsafe"),
+        text.contains("discovery-srv") && text.contains("unsafe"),
         "{text}"
     );
-    with_file(
-        "client-transport-security:\n  cert-file:\n  auto-tls: false\nforce-new-cluster: false\n",
-    );
-    let text = run(&[], &[("ETCD_CLIENT_CERT_AUTH", "true")], None).expect_err("protects");
-    assert!(text.starts_with("ETCD_CLIENT_CERT_AUTH=true: "), "{text}");
-    config(run(
-        &[],
-        &[
-            ("ETCD_PEER_AUTO_TLS", "False"),
-            ("ETCD_HOST_WHITELIST", "*"),
-        ],
-        None,
-    ));
-    let text = run(&["--cert-file=c"], &[], None).expect_err("not ours");
+    with_file("discovery-srv:\nforce-new-cluster: false\n");
+    let text = run(&[], &[("ETCD_FORCE_NEW_CLUSTER", "true")], None).expect_err("dangerous");
+    assert!(text.starts_with("ETCD_FORCE_NEW_CLUSTER=true: "), "{text}");
+    let text = run(&["--force-new-cluster=true"], &[], None).expect_err("not ours");
+    let expected =
+        "flag provided but not defined: --force-new-cluster; etcd has it, this version does not";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn settings_of_etcd_that_change_nothing_are_accepted_and_told() {
+    let config = with_flags(&[
+        "--name=m",
+        "--data-dir=d",
+        "--logger",
+        "zap",
+        "--pre-vote",
+        "--peer-cert-file=p",
+        "--snapshot-catchup-entries=5",
+    ]);
+    let ignored = |name: &str| Note::FlagIgnored { name: name.into() };
+    let expected = [
+        ignored("--logger"),
+        ignored("--pre-vote"),
+        ignored("--peer-cert-file"),
+        ignored("--snapshot-catchup-entries"),
+    ];
+    assert_eq!(config.notes, expected);
+}
+
+#[test]
+fn older_names_of_settings_count_and_are_told() {
+    let flags = [
+        "--name=m",
+        "--data-dir=d",
+        "--experimental-watch-progress-notify-interval=5s",
+        "--experimental-enable-lease-checkpoint",
+    ];
+    let config = with_flags(&flags);
     assert_eq!(
-        text,
-        "flag provided but not defined: --cert-file; etcd has it, this version does not"
+        config.watch_progress_notify_interval,
+        Duration::from_secs(5)
+    );
+    assert!(config.lease_checkpoint);
+    let renamed = |old: &str| Note::Renamed {
+        old: old.into(),
+        new: "--watch-progress-notify-interval".into(),
+    };
+    let flag = "--experimental-watch-progress-notify-interval";
+    assert_eq!(config.notes, [renamed(flag)]);
+    let variables = [
+        ("ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL", "5s"),
+        ("ETCD_EXPERIMENTAL_ENABLE_LEASE_CHECKPOINT", "true"),
+    ];
+    let config = self::config(run(&["--name=m", "--data-dir=d"], &variables, None));
+    assert_eq!(
+        config.watch_progress_notify_interval,
+        Duration::from_secs(5)
+    );
+    assert!(config.lease_checkpoint);
+    let file = "experimental-watch-progress-notify-interval: 5s\n\
+                experimental-enable-lease-checkpoint: true\n";
+    let config = with_file(file);
+    assert_eq!(
+        config.watch_progress_notify_interval,
+        Duration::from_secs(5)
+    );
+    assert!(config.lease_checkpoint);
+}
+
+#[test]
+fn certificates_are_set_by_flags_or_together_in_the_file() {
+    let expected = TlsSettings {
+        certificate: "c".into(),
+        key: "k".into(),
+        authorities: Some("ca".into()),
+        client_auth: true,
+        cipher_suites: vec!["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".into()],
+        only_1_3: true,
+        ..TlsSettings::default()
+    };
+    let flags = [
+        "--listen-client-urls=https://127.0.0.1:1",
+        "--advertise-client-urls=https://127.0.0.1:1",
+        "--cert-file=c",
+        "--key-file=k",
+        "--trusted-ca-file=ca",
+        "--client-cert-auth",
+        "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_RSA_WITH_AES_128_CBC_SHA",
+        "--tls-min-version=TLS1.3",
+    ];
+    let config = with_flags(&flags);
+    assert_eq!(config.tls, Some(ListenTls::Files(expected.clone())));
+    let name = "TLS_RSA_WITH_AES_128_CBC_SHA".to_owned();
+    assert!(config.notes.contains(&Note::CipherSuiteUnknown { name }));
+    let file = "listen-client-urls: https://127.0.0.1:1\n\
+                advertise-client-urls: https://127.0.0.1:1\n\
+                client-transport-security:\n  cert-file: c\n  key-file: k\n  \
+                trusted-ca-file: ca\n  client-cert-auth: true\n  auto-tls: false\n\
+                cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n\
+                tls-min-version: TLS1.3\n";
+    assert_eq!(with_file(file).tls, Some(ListenTls::Files(expected)));
+    let text = run(
+        &["--cert-file=c", "--key-file=k", "--client-cert-auth"],
+        &[],
+        None,
+    );
+    assert!(
+        text.expect_err("no authority")
+            .contains("--trusted-ca-file")
     );
 }
 

@@ -36,6 +36,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// As [`Settings::get`], where empty text has a meaning of its own.
+    pub(super) fn get_even_if_empty(&self, name: &str) -> Option<&Setting> {
+        self.by_name.get(name)
+    }
+
     /// The setting of the flag `name`. Empty text counts as unset, as in etcd's environment.
     pub(super) fn get(&self, name: &str) -> Option<&Setting> {
         assert!(
@@ -60,6 +65,7 @@ pub(super) fn collect(
     let Arguments {
         settings: typed,
         print,
+        notes: typed_notes,
     } = parse_arguments(arguments)?;
     if let Some(text) = print {
         return Ok(Typed::Print(text));
@@ -67,7 +73,9 @@ pub(super) fn collect(
     if let Some(path) = config_file(&typed, environment) {
         return from_file(path, read_file).map(Typed::Serve);
     }
-    let (variables, mut notes) = parse_environment(environment)?;
+    let (variables, variable_notes) = parse_environment(environment)?;
+    let mut notes = typed_notes;
+    notes.extend(variable_notes);
     let mut by_name = typed;
     for (name, variable) in variables {
         if by_name.contains_key(name) {
@@ -86,7 +94,7 @@ pub(super) fn collect(
     Ok(Typed::Serve(Settings { by_name, notes }))
 }
 
-type ByName = BTreeMap<&'static str, Setting>;
+pub(super) type ByName = BTreeMap<&'static str, Setting>;
 
 fn config_file(typed: &ByName, environment: &[(OsString, OsString)]) -> Option<PathBuf> {
     let variable = environment_name("config-file");
@@ -103,11 +111,13 @@ fn config_file(typed: &ByName, environment: &[(OsString, OsString)]) -> Option<P
 struct Arguments {
     settings: ByName,
     print: Option<String>,
+    notes: Vec<Note>,
 }
 
 /// Go's rules: one dash or two, `--x=v` or `--x v`, the last of several counts.
 fn parse_arguments(arguments: &[OsString]) -> Result<Arguments, Refusal> {
     let mut settings = BTreeMap::new();
+    let mut notes = Vec::new();
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let argument = text_of(argument)?;
@@ -125,7 +135,28 @@ fn parse_arguments(arguments: &[OsString]) -> Result<Arguments, Refusal> {
             return Err(not_a_flag(argument));
         }
         let name = if name == "h" { "help" } else { name };
-        let flag = flags::find(name).ok_or_else(|| unknown_flag(name))?;
+        let name = current_name(name, &format!("--{name}"), &mut notes);
+        let Some(flag) = flags::find(name) else {
+            let takes_next = match (flags::gate(name), flags::foreign(name)) {
+                (Some(gate), _) => {
+                    let on = boolean(&Source::Flag, name, value.unwrap_or("true"))?;
+                    add_gate(&mut settings, gate, on, Source::Flag);
+                    false
+                }
+                (None, Foreign::Ignored) => value.is_none(),
+                (None, Foreign::IgnoredBoolean) => false,
+                (None, Foreign::Needed | Foreign::Unknown) => return Err(unknown_flag(name)),
+            };
+            if flags::gate(name).is_none() {
+                notes.push(Note::FlagIgnored {
+                    name: format!("--{name}"),
+                });
+            }
+            if takes_next && rest.next().is_none() {
+                return Err(Refusal::new(format!("flag needs an argument: --{name}")));
+            }
+            continue;
+        };
         if flag.kind == Kind::Switch {
             if switch(flag, value)? {
                 let print = if flag.name == "help" {
@@ -136,12 +167,14 @@ fn parse_arguments(arguments: &[OsString]) -> Result<Arguments, Refusal> {
                 return Ok(Arguments {
                     settings,
                     print: Some(print),
+                    notes,
                 });
             }
             continue;
         }
         let text = match value {
             Some(value) => value.to_owned(),
+            None if flag.kind == Kind::Boolean => "true".to_owned(),
             None => match rest.next() {
                 Some(value) => text_of(value)?.to_owned(),
                 None => return Err(Refusal::new(format!("flag needs an argument: --{name}"))),
@@ -158,7 +191,32 @@ fn parse_arguments(arguments: &[OsString]) -> Result<Arguments, Refusal> {
     Ok(Arguments {
         settings,
         print: None,
+        notes,
     })
+}
+
+/// The name that counts; an older one is told to the operator under the place where it was found.
+fn current_name<'n>(name: &'n str, place: &str, notes: &mut Vec<Note>) -> &'n str {
+    let Some(new) = flags::renamed(name) else {
+        return name;
+    };
+    notes.push(Note::Renamed {
+        old: place.to_owned(),
+        new: format!("--{new}"),
+    });
+    new
+}
+
+/// Adds a feature gate to those that are set.
+pub(super) fn add_gate(settings: &mut ByName, gate: &str, on: bool, source: Source) {
+    let name = flags::find("feature-gates")
+        .expect("it is in the table")
+        .name;
+    let gate = format!("{gate}={on}");
+    settings
+        .entry(name)
+        .and_modify(|setting| setting.text = format!("{},{gate}", setting.text))
+        .or_insert(Setting { text: gate, source });
 }
 
 fn text_of(argument: &OsString) -> Result<&str, Refusal> {
@@ -178,11 +236,9 @@ fn not_a_flag(argument: &str) -> Refusal {
 
 fn unknown_flag(name: &str) -> Refusal {
     let hint = match (flags::foreign(name), flags::nearest(name)) {
-        (Foreign::Needed | Foreign::Dispensable, _) => {
-            "; etcd has it, this version does not".to_owned()
-        }
-        (Foreign::Unknown, Some(nearest)) => format!("; did you mean --{nearest}?"),
-        (Foreign::Unknown, None) => "; --help lists the flags".to_owned(),
+        (Foreign::Needed, _) => "; etcd has it, this version does not".to_owned(),
+        (_, Some(nearest)) => format!("; did you mean --{nearest}?"),
+        (_, None) => "; --help lists the flags".to_owned(),
     };
     Refusal::new(format!("flag provided but not defined: --{name}{hint}"))
 }
@@ -192,14 +248,18 @@ const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 const FALSE: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
 
 fn switch(flag: &Flag, value: Option<&str>) -> Result<bool, Refusal> {
-    match value {
-        None => Ok(true),
-        Some(value) if TRUE.contains(&value) => Ok(true),
-        Some(value) if FALSE.contains(&value) => Ok(false),
-        Some(value) => Err(Refusal::of_value(
-            &Source::Flag,
-            flag.name,
-            value,
+    boolean(&Source::Flag, flag.name, value.unwrap_or("true"))
+}
+
+/// Reads one of Go's words for true or false.
+pub(super) fn boolean(source: &Source, name: &str, text: &str) -> Result<bool, Refusal> {
+    match text {
+        text if TRUE.contains(&text) => Ok(true),
+        text if FALSE.contains(&text) => Ok(false),
+        _ => Err(Refusal::of_value(
+            source,
+            name,
+            text,
             "expected true or false",
         )),
     }
@@ -228,8 +288,17 @@ fn parse_environment(environment: &[(OsString, OsString)]) -> Result<(ByName, Ve
             .ok_or_else(|| Refusal::new(format!("the value of {variable} is not UTF-8")))?
             .to_owned();
         let name = suffix.to_lowercase().replace('_', "-");
-        let known = flags::find(&name)
-            .filter(|flag| flag.kind != Kind::Switch && environment_name(flag.name) == variable);
+        let is_exact = environment_name(&name) == variable;
+        if let Some(gate) = flags::gate(&name).filter(|_| is_exact) {
+            let on = boolean(&Source::Environment, &name, &text)?;
+            add_gate(&mut variables, gate, on, Source::Environment);
+            continue;
+        }
+        let name = match is_exact {
+            true => current_name(&name, &variable, &mut notes).to_owned(),
+            false => name,
+        };
+        let known = flags::find(&name).filter(|flag| flag.kind != Kind::Switch && is_exact);
         match known {
             Some(flag) => {
                 variables.insert(
@@ -256,9 +325,10 @@ fn foreign_variable(variable: String, name: &str, text: &str) -> Result<Option<N
             text,
             "this version does not have etcd's setting, and starting without it could be unsafe; unset it",
         )),
-        Foreign::Dispensable | Foreign::Unknown => {
-            Ok(Some(Note::VariableUnknown { name: variable }))
+        Foreign::Ignored | Foreign::IgnoredBoolean => {
+            Ok(Some(Note::FlagIgnored { name: variable }))
         }
+        Foreign::Unknown => Ok(Some(Note::VariableUnknown { name: variable })),
     }
 }
 

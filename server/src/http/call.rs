@@ -6,13 +6,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
+use tonic::Status;
+
+use super::BoxError;
 use super::pages::Pages;
+use crate::clock;
 use crate::metrics::CallMetrics;
 
 /// gRPC's code for a call whose client went away.
@@ -24,8 +30,17 @@ const PREFIX_BYTES: usize = 5;
 /// The body of a gRPC request.
 #[derive(Debug)]
 pub struct CallBody {
-    body: Incoming,
+    body: Source,
     counted: Counted,
+}
+
+/// Where a request comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The connection.
+    Client(Incoming),
+    /// The JSON gateway, which has translated it.
+    Gateway(UnsyncBoxBody<Bytes, BoxError>),
 }
 
 /// The body of a gRPC answer around the one that the service made. It counts the call as handled
@@ -38,7 +53,7 @@ pub struct CallResponse<B> {
 }
 
 /// Wraps the body of a request, and begins to count the call.
-pub(super) fn begin(request: Request<Incoming>, pages: &dyn Pages) -> (Request<CallBody>, Begun) {
+pub(super) fn begin(request: Request<Source>, pages: &dyn Pages) -> (Request<CallBody>, Begun) {
     let metrics = pages.metrics();
     let call = metrics.grpc.of_path(request.uri().path());
     if let Some(call) = call {
@@ -49,17 +64,26 @@ pub(super) fn begin(request: Request<Incoming>, pages: &dyn Pages) -> (Request<C
             .count_client(call.is_stream, version.and_then(|v| v.to_str().ok()));
     }
     let network = &metrics.network;
+    let limits = pages.call_limits();
     let received = Counted::new(
         network.client_grpc_received_bytes.clone(),
         call.map(|call| call.messages_received.clone()),
+        limits.message_bytes,
     );
     let sent = Counted::new(
         network.client_grpc_sent_bytes.clone(),
         call.map(|call| call.messages_sent.clone()),
+        usize::MAX,
     );
+    let timed = call.is_some_and(|call| !call.is_stream).then(|| Timed {
+        method: request.uri().path().to_owned(),
+        started: clock::monotonic(),
+        slow: limits.slow,
+    });
     let ending = Ending {
         call: call.cloned().map(Arc::new),
         code: None,
+        timed,
     };
     (
         request.map(|body| CallBody {
@@ -105,10 +129,28 @@ fn status_of(headers: &HeaderMap) -> Option<u32> {
 struct Ending {
     call: Option<Arc<CallMetrics>>,
     code: Option<u32>,
+    timed: Option<Timed>,
+}
+
+/// A call whose answer should not take long.
+#[derive(Debug)]
+struct Timed {
+    method: String,
+    started: Instant,
+    slow: Duration,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
+        if let Some(timed) = &self.timed {
+            let took = clock::monotonic() - timed.started;
+            if took > timed.slow {
+                tracing::warn!(
+                    method = timed.method, took = ?took, expected_duration = ?timed.slow,
+                    "request took too long"
+                );
+            }
+        }
         if let Some(call) = &self.call {
             call.count_handled(self.code.unwrap_or(CANCELED));
         }
@@ -125,16 +167,22 @@ struct Counted {
     prefix_len: usize,
     /// Bytes of the present message that are still to come.
     missing: usize,
+    /// Bytes that a message may have.
+    limit: usize,
+    /// Bytes of a message that has more.
+    too_large: Option<usize>,
 }
 
 impl Counted {
-    fn new(bytes: Counter, messages: Option<Counter>) -> Counted {
+    fn new(bytes: Counter, messages: Option<Counter>, limit: usize) -> Counted {
         Counted {
             bytes,
             messages,
             prefix: [0; PREFIX_BYTES],
             prefix_len: 0,
             missing: 0,
+            limit,
+            too_large: None,
         }
     }
 
@@ -153,6 +201,9 @@ impl Counted {
             if self.prefix_len == PREFIX_BYTES {
                 let [_, length @ ..] = self.prefix;
                 self.missing = u32::from_be_bytes(length) as usize;
+                if self.missing > self.limit {
+                    self.too_large = Some(self.missing);
+                }
                 self.prefix_len = 0;
                 if let Some(messages) = &self.messages {
                     messages.inc();
@@ -165,28 +216,42 @@ impl Counted {
 
 impl Body for CallBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        let frame = ready!(match &mut this.body {
+            Source::Client(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Source::Gateway(body) => Pin::new(body).poll_frame(context),
+        });
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
             this.counted.count(data);
+            if let Some(bytes) = this.counted.too_large {
+                let limit = this.counted.limit;
+                let text = format!("grpc: received message larger than max ({bytes} vs. {limit})");
+                return Poll::Ready(Some(Err(Status::resource_exhausted(text).into())));
+            }
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Source::Client(body) => body.is_end_stream(),
+            Source::Gateway(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Source::Client(body) => body.size_hint(),
+            Source::Gateway(body) => body.size_hint(),
+        }
     }
 }
 
@@ -237,7 +302,7 @@ mod tests {
         }
         for step in 1..stream.len() {
             let (bytes, messages) = (Counter::default(), Counter::default());
-            let mut counted = Counted::new(bytes.clone(), Some(messages.clone()));
+            let mut counted = Counted::new(bytes.clone(), Some(messages.clone()), usize::MAX);
             stream.chunks(step).for_each(|chunk| counted.count(chunk));
             assert_eq!(
                 (bytes.get(), messages.get()),

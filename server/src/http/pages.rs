@@ -1,14 +1,15 @@
-//! The pages: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`.
+//! The pages: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`, `/debug/vars`.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
     CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 use crate::config::ETCD_VERSION;
 use crate::metrics::{HealthEndpoint, Metrics};
@@ -27,6 +28,12 @@ pub trait Pages: Send + Sync + 'static {
     /// Whether a leader is known.
     fn has_leader(&self) -> bool;
 
+    /// What a call may be like.
+    fn call_limits(&self) -> CallLimits;
+
+    /// Whether users need permissions.
+    fn is_auth_enabled(&self) -> bool;
+
     /// Whether this member is a learner.
     fn is_learner(&self) -> bool;
 
@@ -39,8 +46,20 @@ pub trait Pages: Send + Sync + 'static {
     /// Reads a key with the leader's consent, within the request timeout.
     fn linearizable_read(&self) -> Check<'_>;
 
+    /// What `/debug/vars` tells: a JSON object, a member per line.
+    fn variables(&self) -> String;
+
     /// What `/version` tells besides the server's own version.
     fn versions(&self) -> Versions;
+}
+
+/// What a call may be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Bytes of one message from a client.
+    pub message_bytes: usize,
+    /// An answer that takes longer is worth a line in the log.
+    pub slow: Duration,
 }
 
 /// The alarms that are raised.
@@ -74,8 +93,32 @@ pub(super) type Page = Response<Bytes>;
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const VARIABLES: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static(Metrics::CONTENT_TYPE);
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// Tells a browser that pages of an origin may read the answer.
+pub(super) fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
+    let methods = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    let allowed = HeaderValue::from_static("accept, content-type, authorization");
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+}
+
+/// Go's answer for a path that there is not.
+pub(super) fn not_found() -> Page {
+    error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// For a request that was meant for another server, or comes from a page that wants us to think so.
+pub(super) fn misdirected(host: &str) -> Page {
+    let text = format!(
+        "The server was called by a host name that it does not answer to: {host:?}.\n\
+         Call it by one of --host-whitelist, or add this name to that list, or use TLS."
+    );
+    error(StatusCode::MISDIRECTED_REQUEST, &text)
+}
 
 /// Answers one request that is no gRPC call.
 pub(super) async fn answer(
@@ -84,33 +127,6 @@ pub(super) async fn answer(
     method: &Method,
     uri: &Uri,
 ) -> Page {
-    if audience == Audience::Monitoring {
-        return page(pages, audience, method, uri).await;
-    }
-    let mut page = if *method == Method::OPTIONS {
-        Response::new(Bytes::new())
-    } else {
-        page(pages, audience, method, uri).await
-    };
-    let headers = page.headers_mut();
-    let allowed = [
-        (
-            ACCESS_CONTROL_ALLOW_METHODS,
-            "POST, GET, OPTIONS, PUT, DELETE",
-        ),
-        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (
-            ACCESS_CONTROL_ALLOW_HEADERS,
-            "accept, content-type, authorization",
-        ),
-    ];
-    for (name, value) in allowed {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    page
-}
-
-async fn page(pages: &dyn Pages, audience: Audience, method: &Method, uri: &Uri) -> Page {
     let path = uri.path();
     if path == "/metrics" {
         pages.refresh_metrics();
@@ -118,7 +134,7 @@ async fn page(pages: &dyn Pages, audience: Audience, method: &Method, uri: &Uri)
     }
     let query = Query::parse(uri.query().unwrap_or_default());
     let Some(resource) = Resource::find(path, audience) else {
-        return error(StatusCode::NOT_FOUND, "404 page not found");
+        return not_found();
     };
     if *method != Method::GET {
         let mut page = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
@@ -128,6 +144,7 @@ async fn page(pages: &dyn Pages, audience: Audience, method: &Method, uri: &Uri)
     }
     match resource {
         Resource::Version => version(pages),
+        Resource::Variables => with_type(StatusCode::OK, VARIABLES, pages.variables()),
         Resource::Health => health(pages, &query).await,
         Resource::Checks(endpoint, checks) => {
             let excluded: &[String] = if path.matches('/').count() == 1 {
@@ -143,6 +160,7 @@ async fn page(pages: &dyn Pages, audience: Audience, method: &Method, uri: &Uri)
 #[derive(Debug, Clone, Copy)]
 enum Resource {
     Version,
+    Variables,
     Health,
     Checks(HealthEndpoint, &'static [HealthCheck]),
 }
@@ -166,6 +184,7 @@ const READYZ: &[HealthCheck] = &[
 impl Resource {
     fn find(path: &str, audience: Audience) -> Option<Resource> {
         match path {
+            "/debug/vars" => (audience == Audience::Clients).then_some(Resource::Variables),
             "/version" => (audience == Audience::Clients).then_some(Resource::Version),
             "/health" => Some(Resource::Health),
             _ => {

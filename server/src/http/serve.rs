@@ -1,7 +1,6 @@
 //! Accepts connections and hands each request to gRPC or to the pages.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,22 +8,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response};
+use http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::call::{self, CallBody, CallResponse};
+use super::BoxError;
+use super::call::{self, CallBody, CallResponse, Source};
 use super::connections::ConnectionSlots;
+use super::gateway::{self, GatewayBody};
 use super::pages::{self, Audience, Pages};
+use super::tls::Tls;
 
 /// What a client may send on one stream before we read it: a large value in one flight.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -32,30 +35,71 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Answers that wait in memory for a slow client, per stream.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
-/// Calls at once on one connection. etcd allows 4294967295; each costs a task and its buffers.
+/// Calls at once on one connection, whatever is set: each costs a task and its buffers.
 const CONCURRENT_STREAMS_MAX: u32 = 65_536;
 /// Headers of one request: tokens are the largest.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 /// How long a client may take to say anything at all, and over its HTTP/1 headers.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
-/// etcd's default of --grpc-keepalive-interval: silent connections are asked for life.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
-/// etcd's default of --grpc-keepalive-timeout.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls that run when the server stops have this long to end; streams never end by themselves.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A listener that cannot accept, usually for want of files, tries again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// Where and how to listen.
+pub struct Listening {
+    /// The socket.
+    pub listener: TcpListener,
+    /// TLS, unless it is plain.
+    pub tls: Option<Arc<Tls>>,
+    /// Connections that may still be taken.
+    pub slots: ConnectionSlots,
+    /// What connections may do.
+    pub limits: ConnectionLimits,
+}
+
+/// What a connection may do, as the operator has set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Calls at once.
+    pub streams: u32,
+    /// After so much silence a client is asked for life; zero for never.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub keepalive_timeout: Duration,
+}
+
+/// What a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// Calls, pages and the gateway.
+    All,
+    /// gRPC's calls only.
+    Calls,
+    /// Pages and the gateway only.
+    Pages,
+}
+
+/// What requests of browsers and scripts must fulfil.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What is served.
+    pub serves: Serves,
+    /// Origins whose pages may read answers; `*` is any.
+    pub origins: Vec<String>,
+    /// Host names by which a plain listener may be called; `*` is any.
+    pub hosts: Vec<String>,
+    /// Whether there is a JSON gateway.
+    pub gateway: bool,
+}
 
 /// Serves clients until `shutdown` ends and the calls that run then are done, or three seconds
-/// later. Requests of type `application/grpc` go to `grpc`, all others to `pages`.
+/// later. Requests of type `application/grpc` go to `grpc`, all others to the gateway or to `pages`.
 pub async fn serve<G, B>(
-    listener: TcpListener,
+    listening: Listening,
     grpc: G,
     pages: Arc<dyn Pages>,
-    slots: ConnectionSlots,
+    policy: Policy,
     shutdown: impl Future<Output = ()>,
 ) where
     G: Service<Request<CallBody>, Response = Response<B>, Error = Infallible>
@@ -66,28 +110,24 @@ pub async fn serve<G, B>(
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError> + Send + Sync,
 {
-    accept_all(listener, slots, shutdown, move |stream, stop| {
-        let (grpc, pages) = (grpc.clone(), pages.clone());
-        serve_connection(stream, stop, move |request| {
-            client_request(grpc.clone(), pages.clone(), request)
-        })
+    let policy = Arc::new(policy);
+    let is_plain = listening.tls.is_none();
+    accept_all(listening, shutdown, move |request| {
+        let (grpc, pages, policy) = (grpc.clone(), pages.clone(), policy.clone());
+        client_request(grpc, pages, policy, is_plain, request)
     })
     .await;
 }
 
 /// Serves metrics and health, and nothing else, until `shutdown` ends.
 pub async fn serve_metrics(
-    listener: TcpListener,
+    listening: Listening,
     pages: Arc<dyn Pages>,
-    slots: ConnectionSlots,
     shutdown: impl Future<Output = ()>,
 ) {
-    accept_all(listener, slots, shutdown, move |stream, stop| {
+    accept_all(listening, shutdown, move |request| {
         let pages = pages.clone();
-        serve_connection(stream, stop, move |request| {
-            let pages = pages.clone();
-            async move { page::<Full<Bytes>>(&*pages, Audience::Monitoring, &request).await }
-        })
+        async move { page::<Full<Bytes>>(&*pages, Audience::Monitoring, &request).await }
     })
     .await;
 }
@@ -95,19 +135,92 @@ pub async fn serve_metrics(
 async fn client_request<G, B>(
     mut grpc: G,
     pages: Arc<dyn Pages>,
+    policy: Arc<Policy>,
+    is_plain: bool,
     request: Request<Incoming>,
 ) -> Response<Answer<B>>
 where
-    G: Service<Request<CallBody>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes> + Unpin,
+    G: Service<Request<CallBody>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    G::Future: Send,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send + Sync,
 {
-    if !is_grpc(request.headers()) {
-        return page(&*pages, Audience::Clients, &request).await;
+    if policy.serves == Serves::Pages || !is_grpc(request.headers()) {
+        return browser_request(grpc, &*pages, &policy, is_plain, request).await;
     }
-    let (request, begun) = call::begin(request, &*pages);
+    let (request, begun) = call::begin(request.map(Source::Client), &*pages);
     let Ok(()) = std::future::poll_fn(|context| grpc.poll_ready(context)).await;
     let Ok(response) = grpc.call(request).await;
     begun.answered(response).map(Answer::Call)
+}
+
+/// Whatever is no call of gRPC.
+async fn browser_request<G, B>(
+    grpc: G,
+    pages: &dyn Pages,
+    policy: &Policy,
+    is_plain: bool,
+    request: Request<Incoming>,
+) -> Response<Answer<B>>
+where
+    G: Service<Request<CallBody>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    G::Future: Send,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send + Sync,
+{
+    if policy.serves == Serves::Calls {
+        return pages::not_found().map(|body| Answer::Page(Full::new(body)));
+    }
+    if is_plain && !policy.allows_host(&request) {
+        let host = host_of(&request).unwrap_or_default();
+        return pages::misdirected(&host).map(|body| Answer::Page(Full::new(body)));
+    }
+    let origin = policy.allowed_origin(request.headers());
+    let mut response = if request.method() == Method::OPTIONS {
+        Response::new(Answer::Page(Full::default()))
+    } else if policy.gateway && gateway::is_ours(request.uri().path()) {
+        gateway::serve(grpc, pages, request)
+            .await
+            .map(Answer::Gateway)
+    } else {
+        page(pages, Audience::Clients, &request).await
+    };
+    if let Some(origin) = origin {
+        pages::allow_origin(response.headers_mut(), origin);
+    }
+    response
+}
+
+impl Policy {
+    fn allows_host(&self, request: &Request<Incoming>) -> bool {
+        let is_listed = |host: &str| self.hosts.iter().any(|allowed| allowed == host);
+        is_listed("*") || host_of(request).is_some_and(|host| is_listed(&host))
+    }
+
+    /// What to tell a browser about the origin of the page that asks.
+    fn allowed_origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        if self.origins.iter().any(|origin| origin == "*") {
+            return Some(HeaderValue::from_static("*"));
+        }
+        let origin = headers.get(ORIGIN)?;
+        let is_listed = self
+            .origins
+            .iter()
+            .any(|allowed| allowed.as_bytes() == origin.as_bytes());
+        is_listed.then(|| origin.clone())
+    }
+}
+
+/// The name by which the server was called, without the port.
+fn host_of(request: &Request<Incoming>) -> Option<String> {
+    let header = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let host = header.or(authority)?;
+    let parsed: http::uri::Authority = host.parse().ok()?;
+    Some(parsed.host().trim_matches(['[', ']']).to_owned())
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -127,15 +240,19 @@ async fn page<B>(
 
 /// Accepts connections, each served by a task of its own, until `shutdown` ends; then waits for
 /// the tasks, and ends those that take too long.
-async fn accept_all<F, C>(
-    listener: TcpListener,
-    slots: ConnectionSlots,
-    shutdown: impl Future<Output = ()>,
-    connection: F,
-) where
-    F: Fn(TcpStream, watch::Receiver<bool>) -> C,
-    C: Future<Output = ()> + Send + 'static,
+async fn accept_all<H, R, B>(listening: Listening, shutdown: impl Future<Output = ()>, handle: H)
+where
+    H: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Answer<B>>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send + Sync,
 {
+    let Listening {
+        listener,
+        tls,
+        slots,
+        limits,
+    } = listening;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -149,7 +266,8 @@ async fn accept_all<F, C>(
             () = &mut shutdown => break,
             (slot, accepted) = next => match accepted {
                 Ok((stream, _)) => {
-                    let served = connection(stream, stopped.clone());
+                    let served =
+                        serve_socket(stream, tls.clone(), limits, stopped.clone(), handle.clone());
                     tasks.spawn(async move {
                         served.await;
                         drop(slot);
@@ -176,9 +294,14 @@ async fn accept_all<F, C>(
     }
 }
 
-/// Serves the requests of one connection, HTTP/1 or HTTP/2 as its first bytes say.
-async fn serve_connection<H, R, B>(stream: TcpStream, mut stop: watch::Receiver<bool>, handle: H)
-where
+/// Serves one connection, through TLS if that is set.
+async fn serve_socket<H, R, B>(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+    handle: H,
+) where
     H: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Answer<B>>> + Send + 'static,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -191,12 +314,61 @@ where
         spoke = timeout(FIRST_BYTES_TIMEOUT, stream.readable()) => if spoke.is_err() { return },
         () = stopped(&mut stop) => return,
     }
+    let Some(tls) = tls else {
+        return serve_connection(stream, limits, stop, handle).await;
+    };
+    let stream = tokio::select! {
+        shaken = timeout(FIRST_BYTES_TIMEOUT, tls.acceptor().accept(stream)) => match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "rejected connection");
+                return;
+            }
+            Err(_) => return,
+        },
+        () = stopped(&mut stop) => return,
+    };
+    let client = match tls.client(stream.get_ref().1.peer_certificates()) {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(error, "rejected connection");
+            return;
+        }
+    };
+    serve_connection(
+        stream,
+        limits,
+        stop,
+        move |mut request: Request<Incoming>| {
+            if let Some(client) = &client {
+                request.extensions_mut().insert(client.clone());
+            }
+            handle(request)
+        },
+    )
+    .await;
+}
+
+/// Serves the requests of one connection, HTTP/1 or HTTP/2 as its first bytes say.
+async fn serve_connection<S, H, R, B>(
+    stream: S,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+    handle: H,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Answer<B>>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError> + Send + Sync,
+{
     let service = service_fn(move |request| {
         let response = handle(request);
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let builder = builder();
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let builder = builder(limits);
+    let mut connection =
+        pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut stop) => {
@@ -215,7 +387,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(limits: ConnectionLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -228,16 +400,19 @@ fn builder() -> Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .max_concurrent_streams(limits.streams.min(CONCURRENT_STREAMS_MAX))
         .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        .keep_alive_interval(
+            (!limits.keepalive_interval.is_zero()).then_some(limits.keepalive_interval),
+        )
+        .keep_alive_timeout(limits.keepalive_timeout);
     builder
 }
 
 /// The body of an answer.
 enum Answer<B> {
     Call(CallResponse<B>),
+    Gateway(GatewayBody),
     Page(Full<Bytes>),
 }
 
@@ -255,6 +430,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Answer::Call(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Answer::Gateway(body) => Pin::new(body).poll_frame(context),
             Answer::Page(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
@@ -264,6 +440,7 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Answer::Call(body) => body.is_end_stream(),
+            Answer::Gateway(body) => body.is_end_stream(),
             Answer::Page(body) => body.is_end_stream(),
         }
     }
@@ -271,6 +448,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Answer::Call(body) => body.size_hint(),
+            Answer::Gateway(body) => body.size_hint(),
             Answer::Page(body) => body.size_hint(),
         }
     }

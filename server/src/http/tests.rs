@@ -57,6 +57,21 @@ impl Pages for Member {
         !self.leaderless.load(Ordering::Relaxed)
     }
 
+    fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            message_bytes: 4 << 20,
+            slow: Duration::from_millis(300),
+        }
+    }
+
+    fn is_auth_enabled(&self) -> bool {
+        false
+    }
+
+    fn variables(&self) -> String {
+        "{}".to_owned()
+    }
+
     fn is_learner(&self) -> bool {
         self.learner.load(Ordering::Relaxed)
     }
@@ -159,16 +174,38 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+fn listening(listener: TcpListener, slots: usize) -> Listening {
+    Listening {
+        listener,
+        tls: None,
+        slots: ConnectionSlots::new(slots),
+        limits: ConnectionLimits {
+            streams: 1000,
+            keepalive_interval: Duration::ZERO,
+            keepalive_timeout: Duration::from_secs(20),
+        },
+    }
+}
+
+fn everything() -> Policy {
+    Policy {
+        serves: Serves::All,
+        origins: vec!["*".to_owned()],
+        hosts: vec!["*".to_owned()],
+        gateway: false,
+    }
+}
+
 async fn clients(slots: usize) -> Running {
     let echo = Echo::default();
     let entered = echo.entered.clone();
     let service = HealthServer::new(echo);
     start(entered, |listener, member, shutdown| {
         tokio::spawn(serve(
-            listener,
+            listening(listener, slots),
             service,
             member,
-            ConnectionSlots::new(slots),
+            everything(),
             shutdown,
         ))
     })
@@ -177,12 +214,7 @@ async fn clients(slots: usize) -> Running {
 
 async fn monitoring() -> Running {
     start(Arc::default(), |listener, member, shutdown| {
-        tokio::spawn(serve_metrics(
-            listener,
-            member,
-            ConnectionSlots::new(8),
-            shutdown,
-        ))
+        tokio::spawn(serve_metrics(listening(listener, 8), member, shutdown))
     })
     .await
 }
@@ -498,6 +530,7 @@ async fn browsers_of_other_origins_may_ask_a_client_listener() {
     server.stop().await;
 }
 
+/// [HT-18]
 #[tokio::test]
 async fn a_metrics_listener_serves_metrics_and_health_only() {
     let server = monitoring().await;

@@ -8,9 +8,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
+use state_machine::AppliedOperation;
+
 use super::calls::GrpcMetrics;
 use super::exposition;
+use super::lease::LeaseMetrics;
 use super::process::ProcessCollector;
+use super::watch::WatchMetrics;
 use crate::config::ETCD_VERSION;
 
 type Labels = Vec<(&'static str, String)>;
@@ -25,8 +29,14 @@ pub struct Metrics {
     pub server: ServerMetrics,
     /// Keys and the database's size.
     pub mvcc: MvccMetrics,
+    /// Watchers.
+    pub watch: WatchMetrics,
+    /// Leases.
+    pub lease: LeaseMetrics,
     /// Syncs and commits.
     pub disk: DiskMetrics,
+    /// Space of the database given back.
+    pub space: SpaceMetrics,
     /// Bytes to and from clients.
     pub network: NetworkMetrics,
     /// Calls by method.
@@ -43,7 +53,10 @@ impl Metrics {
         let metrics = Metrics {
             server: ServerMetrics::new(&mut registry),
             mvcc: MvccMetrics::new(&mut registry),
+            watch: WatchMetrics::new(&mut registry),
+            lease: LeaseMetrics::new(&mut registry),
             disk: DiskMetrics::new(&mut registry),
+            space: SpaceMetrics::new(&mut registry),
             network: NetworkMetrics::new(&mut registry),
             grpc: GrpcMetrics::new(&mut registry),
             registry: Registry::default(),
@@ -108,27 +121,13 @@ pub struct ServerMetrics {
     health_checks: Family<Labels, Counter>,
 }
 
-/// The operations whose application is timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AppliedOperation {
-    /// A put outside of a transaction.
-    Put,
-    /// A delete outside of a transaction.
-    DeleteRange,
-    /// A transaction.
-    Txn,
-    /// A compaction.
-    Compaction,
-}
-
-impl AppliedOperation {
-    const ALL: [(AppliedOperation, &'static str); 4] = [
-        (AppliedOperation::Put, "Put"),
-        (AppliedOperation::DeleteRange, "DeleteRange"),
-        (AppliedOperation::Txn, "Txn"),
-        (AppliedOperation::Compaction, "Compaction"),
-    ];
-}
+/// The operations whose application is timed, as etcd calls them.
+const APPLIED: [(AppliedOperation, &str); 4] = [
+    (AppliedOperation::Put, "Put"),
+    (AppliedOperation::DeleteRange, "DeleteRange"),
+    (AppliedOperation::Txn, "Txn"),
+    (AppliedOperation::Compaction, "Compaction"),
+];
 
 /// The HTTP endpoint that ran a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,9 +246,7 @@ impl ServerMetrics {
 
     /// The time in seconds that applying an operation took, `success` telling whether it did.
     pub fn apply_duration(&self, operation: AppliedOperation, success: bool) -> &Histogram {
-        let place = AppliedOperation::ALL
-            .iter()
-            .position(|(other, _)| *other == operation);
+        let place = APPLIED.iter().position(|(other, _)| *other == operation);
         &self.apply_duration[place.expect("every operation is listed")][usize::from(success)]
     }
 
@@ -300,6 +297,14 @@ pub struct MvccMetrics {
     pub db_total_size_in_use_in_bytes: UnsignedGauge,
     /// Readers of the database that are open.
     pub db_open_read_transactions: Gauge,
+    /// Keys that exist.
+    pub keys: Gauge,
+    /// The newest revision.
+    pub current_revision: Gauge,
+    /// The oldest revision that can be read; -1 before the first compaction.
+    pub compact_revision: Gauge,
+    /// Number of changes of users and roles.
+    pub auth_revision: Gauge,
     /// Ranges.
     pub range: Counter,
     /// Puts.
@@ -327,6 +332,22 @@ impl MvccMetrics {
                 r,
                 "etcd_mvcc_db_open_read_transactions",
                 "Open readers of the database",
+            ),
+            keys: gauge(r, "etcd_debugging_mvcc_keys_total", "Keys that exist"),
+            current_revision: gauge(
+                r,
+                "etcd_debugging_mvcc_current_revision",
+                "The newest revision",
+            ),
+            compact_revision: gauge(
+                r,
+                "etcd_debugging_mvcc_compact_revision",
+                "The oldest revision that can be read",
+            ),
+            auth_revision: gauge(
+                r,
+                "etcd_debugging_auth_revision",
+                "Number of changes of users and roles",
             ),
             range: counter(r, "etcd_mvcc_range", "Ranges seen by this member"),
             put: counter(r, "etcd_mvcc_put", "Puts seen by this member"),
@@ -411,6 +432,46 @@ impl DiskMetrics {
     }
 }
 
+/// `holdfast_space_return_*` and what becomes of the alarm NOSPACE: etcd has nothing like it.
+#[derive(Debug)]
+pub struct SpaceMetrics {
+    /// Bytes of the database file that hold nothing.
+    pub bytes_to_go: Gauge,
+    /// Pages moved towards the start of the file.
+    pub moved_pages: Counter,
+    /// Bytes cut off its end.
+    pub cut_bytes: Counter,
+    /// Alarms NOSPACE cleared since the database is below its quota again.
+    pub alarms_cleared: Counter,
+}
+
+impl SpaceMetrics {
+    fn new(r: &mut Registry) -> SpaceMetrics {
+        SpaceMetrics {
+            bytes_to_go: gauge(
+                r,
+                "holdfast_space_return_bytes_to_go",
+                "Bytes of the database file that hold nothing",
+            ),
+            moved_pages: counter(
+                r,
+                "holdfast_space_return_moved_pages",
+                "Pages moved towards the start of the database file",
+            ),
+            cut_bytes: counter(
+                r,
+                "holdfast_space_return_cut_bytes",
+                "Bytes cut off the end of the database file",
+            ),
+            alarms_cleared: counter(
+                r,
+                "holdfast_nospace_alarms_cleared",
+                "NOSPACE alarms cleared since the database was below its quota again",
+            ),
+        }
+    }
+}
+
 /// `etcd_network_*`.
 #[derive(Debug)]
 pub struct NetworkMetrics {
@@ -437,17 +498,26 @@ impl NetworkMetrics {
     }
 }
 
-fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+pub(super) fn add<M: Metric + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
     registry.register(name, help, metric.clone());
     metric
 }
 
 /// A counter; its name as it is printed, without the ending `_total`.
-fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+pub(super) fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     add(registry, name, help, Counter::default())
 }
 
-fn gauge<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+pub(super) fn gauge<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> M {
     add(registry, name, help, M::default())
 }
 
@@ -469,7 +539,7 @@ fn failure_and_success(family: &DurationFamily, labels: &Labels) -> [Histogram; 
 fn apply_durations(registry: &mut Registry) -> Vec<[Histogram; 2]> {
     let name = "etcd_server_apply_duration_seconds";
     let family = duration_family(registry, name, "Time to apply a request");
-    AppliedOperation::ALL
+    APPLIED
         .iter()
         .map(|(_, operation)| {
             let labels = vec![
@@ -495,8 +565,12 @@ mod tests {
 
     use super::*;
 
-    /// Names and types as etcd prints them; alerts and dashboards are written against these.
+    /// Names and types as etcd prints them, against which alerts and dashboards are written, and our own.
     const EXPECTED: &[(&str, &str)] = &[
+        ("holdfast_nospace_alarms_cleared_total", "counter"),
+        ("holdfast_space_return_bytes_to_go", "gauge"),
+        ("holdfast_space_return_cut_bytes_total", "counter"),
+        ("holdfast_space_return_moved_pages_total", "counter"),
         ("etcd_cluster_version", "gauge"),
         ("etcd_disk_backend_commit_duration_seconds", "histogram"),
         ("etcd_disk_backend_defrag_duration_seconds", "histogram"),
@@ -516,6 +590,20 @@ mod tests {
         ("etcd_network_client_grpc_sent_bytes_total", "counter"),
         ("etcd_server_apply_duration_seconds", "histogram"),
         ("etcd_server_client_requests_total", "counter"),
+        ("etcd_debugging_auth_revision", "gauge"),
+        ("etcd_debugging_lease_granted_total", "counter"),
+        ("etcd_debugging_lease_renewed_total", "counter"),
+        ("etcd_debugging_lease_revoked_total", "counter"),
+        ("etcd_debugging_lease_ttl_total", "histogram"),
+        ("etcd_debugging_mvcc_compact_revision", "gauge"),
+        ("etcd_debugging_mvcc_current_revision", "gauge"),
+        ("etcd_debugging_mvcc_events_total", "counter"),
+        ("etcd_debugging_mvcc_keys_total", "gauge"),
+        ("etcd_debugging_mvcc_pending_events_total", "gauge"),
+        ("etcd_debugging_mvcc_slow_watcher_total", "gauge"),
+        ("etcd_debugging_mvcc_watch_stream_total", "gauge"),
+        ("etcd_debugging_mvcc_watcher_total", "gauge"),
+        ("etcd_debugging_server_lease_expired_total", "counter"),
         ("etcd_server_has_leader", "gauge"),
         ("etcd_server_health_failures", "counter"),
         ("etcd_server_health_success", "counter"),

@@ -3,10 +3,13 @@
 mod calls;
 mod catalog;
 mod exposition;
+mod lease;
 mod process;
+mod watch;
 
 pub use calls::{CallMetrics, GrpcMetrics};
 pub use catalog::{
-    AppliedOperation, DiskMetrics, HealthEndpoint, Metrics, MvccMetrics, NetworkMetrics,
-    ServerMetrics,
+    DiskMetrics, HealthEndpoint, Metrics, MvccMetrics, NetworkMetrics, ServerMetrics,
 };
+pub use lease::LeaseMetrics;
+pub use watch::WatchMetrics;

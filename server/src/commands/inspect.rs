@@ -3,9 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mvcc::{KeyValue, RecordKey};
@@ -17,8 +15,8 @@ use storage::page::PageNumber;
 use storage::wal::{Found, Record, Records};
 use storage::{Committed, Fault, raft_snapshot, read_only};
 
+use super::{Ended, parse};
 use crate::data_dir::Paths;
-use crate::serve::EXIT_STORAGE;
 
 /// Bytes of a key or value that a line shows.
 const SHOWN_BYTES: usize = 64;
@@ -67,19 +65,9 @@ enum What {
     Snapshots,
 }
 
-/// Runs the command; its arguments come without program name and "inspect".
-pub fn run(arguments: &[OsString]) -> ExitCode {
-    let named = [OsString::from("holdfast inspect")]
-        .into_iter()
-        .chain(arguments.iter().cloned());
-    let arguments = match Arguments::try_parse_from(named) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help goes to standard output, refusals to standard error; either may be closed.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
+/// Describes what was asked for.
+pub(super) fn run(arguments: &[OsString]) -> Result<String, Ended> {
+    let arguments: Arguments = parse("holdfast inspect", arguments)?;
     let paths = Paths::in_dir(&arguments.data_dir, arguments.wal_dir.as_deref());
     let text = match arguments.what {
         What::Database => database(&paths),
@@ -88,16 +76,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         What::Log { from, limit } => log(&paths, from, limit),
         What::Snapshots => snapshots(&paths),
     };
-    match text {
-        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-            _ => ExitCode::SUCCESS,
-        },
-        Err(error) => {
-            eprintln!("holdfast inspect: {error}");
-            ExitCode::from(EXIT_STORAGE)
-        }
-    }
+    Ok(text?)
 }
 
 type Text = Result<String, Fault>;
