@@ -17,7 +17,7 @@ appliance: deps-bake etcd image ## Bake the single-node image, boot it, put and 
 	@$(PROVISION) image start $(IMAGE)
 
 .PHONY: test
-test: deps etcd fmt clippy binaries test-code image test-bootstrap test-image ## Everything: lints, all tests, and the baked image's own
+test: deps etcd clients fmt clippy binaries test-code image test-bootstrap test-image ## Everything: lints, all tests, and the baked image's own
 
 ##@ The appliance and its image
 
@@ -71,6 +71,15 @@ clippy: ## Check the code with clippy; a warning is an error
 test-code: ## All tests of the code: unit, property, crash, interchange with real etcd, golden files
 	cargo test --workspace
 
+.PHONY: fuzz
+fuzz: ## Give every decoder bytes that nobody meant, for FUZZ_SECONDS (default 600)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_SEED=$${FUZZ_SEED:-$$RANDOM} cargo test --release -p holdfast --test fuzz
+
+.PHONY: soak
+soak: ## Lose power at every call of the disk, seed after seed, for SOAK_SECONDS (default 3600)
+	SOAK_SECONDS=$${SOAK_SECONDS:-3600} SOAK_SEED=$${SOAK_SEED:-$$RANDOM} \
+	    cargo test --release -p storage --test crash -- --nocapture a_crash_at_any_call
+
 .PHONY: bench
 bench: etcd release ## Measure against real etcd on this machine
 	cargo run --release -p holdfast-tests --bin bench
@@ -92,6 +101,10 @@ deps-bake:
 .PHONY: etcd
 etcd: ## Fetch real etcd and etcdctl for tests and comparisons: target/etcd
 	@tests/tools/install-etcd
+
+.PHONY: clients
+clients: ## Install the clients that tests run, from PyPI and npm: target/clients
+	@tests/tools/install-clients
 
 .PHONY: help
 help: ## This list

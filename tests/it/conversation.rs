@@ -1,19 +1,26 @@
 //! The same requests to the server under test and to real etcd, and what counts as the same answer.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
 use bytes::Bytes;
+use holdfast_tests::calls::{call, with_token};
 use holdfast_tests::client::Client;
 use holdfast_tests::folder::Folder;
 use holdfast_tests::member::{Member, Product};
 use holdfast_tests::tools::EtcdVersion;
+use holdfast_tests::watching::{Watching, watch};
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request as Operation;
 use proto::etcdserverpb::response_op::Response as Outcome;
 use proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvRequest,
-    HashKvResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
-    ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    HashKvResponse, LeaseTimeToLiveRequest, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, WatchCreateRequest,
+    WatchResponse,
 };
 use proto::mvccpb::KeyValue;
+use serde_json::Value;
 use tonic::Status;
 
 /// What may be asked of both.
@@ -25,6 +32,8 @@ pub(crate) enum Request {
     Txn(TxnRequest),
     Compact(CompactionRequest),
     HashKv(i64),
+    /// Any other unary call: its path and its encoded message.
+    Call(&'static str, Bytes),
 }
 
 /// What was answered, without what legitimately differs between two clusters.
@@ -36,6 +45,7 @@ pub(crate) enum Answer {
     Txn(TxnResponse),
     Compact(CompactionResponse),
     HashKv(HashKvResponse),
+    Told(Value),
     Refused { code: tonic::Code, message: String },
 }
 
@@ -50,27 +60,36 @@ impl Answer {
 }
 
 impl Request {
-    async fn send(&self, client: &Client) -> Answer {
+    async fn send(&self, client: &Client, token: &str) -> Answer {
         let mut kv = client.kv.clone();
         let answer = match self.clone() {
             Request::Range(request) => kv
-                .range(request)
+                .range(with_token(request, token))
                 .await
                 .map(|a| Answer::Range(a.into_inner())),
-            Request::Put(request) => kv.put(request).await.map(|a| Answer::Put(a.into_inner())),
+            Request::Put(request) => kv
+                .put(with_token(request, token))
+                .await
+                .map(|a| Answer::Put(a.into_inner())),
             Request::DeleteRange(request) => kv
-                .delete_range(request)
+                .delete_range(with_token(request, token))
                 .await
                 .map(|a| Answer::DeleteRange(a.into_inner())),
-            Request::Txn(request) => kv.txn(request).await.map(|a| Answer::Txn(a.into_inner())),
+            Request::Txn(request) => kv
+                .txn(with_token(request, token))
+                .await
+                .map(|a| Answer::Txn(a.into_inner())),
             Request::Compact(request) => kv
-                .compact(request)
+                .compact(with_token(request, token))
                 .await
                 .map(|a| Answer::Compact(a.into_inner())),
             Request::HashKv(revision) => {
-                let request = HashKvRequest { revision };
+                let request = with_token(HashKvRequest { revision }, token);
                 let answer = client.maintenance.clone().hash_kv(request).await;
                 answer.map(|a| Answer::HashKv(a.into_inner()))
+            }
+            Request::Call(path, message) => {
+                call(client, path, message, token).await.map(Answer::Told)
             }
         };
         answer.unwrap_or_else(|status| refused(&status))
@@ -90,6 +109,10 @@ pub(crate) struct Pair {
     theirs: Member,
     our_client: Client,
     their_client: Client,
+    /// By user: the tokens that each side has given.
+    tokens: HashMap<String, [String; 2]>,
+    /// A watch stream on each side.
+    watching: Option<[Observed; 2]>,
     transcript: Vec<String>,
 }
 
@@ -98,23 +121,41 @@ const TRANSCRIPT_LINES_SHOWN: usize = 40;
 
 impl Pair {
     pub(crate) async fn start() -> Pair {
-        let ours = Member::start_on(Product::subject(), Folder::new(), &[]).await;
-        let theirs = Member::start(Product::Etcd(EtcdVersion::V3_5)).await;
+        // Nobody pulls a plug here, and disks are slow; hashing passwords is, too.
+        let flags = ["--unsafe-no-fsync", "--bcrypt-cost", "4"];
+        let ours = Member::start_on(Product::subject(), Folder::new(), &flags).await;
+        let theirs = Product::Etcd(EtcdVersion::V3_5);
+        let theirs = Member::start_on(theirs, Folder::new(), &flags).await;
         Pair {
             our_client: ours.client(),
             their_client: theirs.client(),
             ours,
             theirs,
+            tokens: HashMap::new(),
+            watching: None,
             transcript: Vec::new(),
         }
     }
 
     /// Asks both; `Err` holds what differs, with the conversation that led to it.
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<Answer, String> {
+        self.ask_as("", request).await
+    }
+
+    /// As [`Pair::ask`], on behalf of a user whom both have let in.
+    pub(crate) async fn ask_as(&mut self, user: &str, request: &Request) -> Result<Answer, String> {
+        let tokens = self.tokens.get(user).cloned().unwrap_or_default();
         let (ours, theirs) = tokio::join!(
-            request.send(&self.our_client),
-            request.send(&self.their_client)
+            request.send(&self.our_client, &tokens[0]),
+            request.send(&self.their_client, &tokens[1])
         );
+        let own_token = |answer: &Answer| match answer {
+            Answer::Told(told) => told.get("token").and_then(Value::as_str).map(str::to_owned),
+            _ => None,
+        };
+        if let (Some(own), Some(other)) = (own_token(&ours), own_token(&theirs)) {
+            self.tokens.insert("latest".to_owned(), [own, other]);
+        }
         for (answer, member) in [(&ours, &self.ours), (&theirs, &self.theirs)] {
             let gone = matches!(
                 answer,
@@ -133,7 +174,7 @@ impl Pair {
         let ours = comparable(request, ours);
         let theirs = comparable(request, theirs);
         self.transcript
-            .push(format!("{request:?}\n      -> {theirs:?}"));
+            .push(format!("{user:?} asks {request:?}\n      -> {theirs:?}"));
         let explained = || explained_difference(request, &ours, &theirs).is_some();
         if ours == theirs || explained() {
             return Ok(ours);
@@ -190,6 +231,24 @@ impl Pair {
 
 /// The only places where holdfast may answer differently from etcd 3.5, each with its reason.
 fn explained_difference(request: &Request, ours: &Answer, theirs: &Answer) -> Option<&'static str> {
+    let refusals = [ours.refusal(), theirs.refusal()];
+    if let (Request::HashKv(_), [Some(own), Some(other)]) = (request, refusals)
+        && own.strip_prefix("etcdserver: ") == other.strip_prefix("auth: ")
+    {
+        return Some("AU-18: etcd 3.5 refuses maintenance in the words of its inner layer");
+    }
+    if let Request::Call(path, _) = request {
+        let asks_root = [
+            "etcdserverpb.Auth/AuthStatus",
+            "etcdserverpb.Maintenance/Alarm",
+        ];
+        if asks_root.contains(path) && theirs.refusal().is_some() {
+            return Some("AU-18: etcd 3.5 asks for root where any user, or anybody, will do");
+        }
+        if *path == "etcdserverpb.Auth/RoleGet" && ours.refusal().is_none() {
+            return Some("AU-3: 3.5 does not tell what the role root permits");
+        }
+    }
     let sorts_oddly = ours.refusal() == Some("etcdserver: invalid sort option");
     if sorts_oddly && has_invalid_sort(request) {
         return Some("KV-8: etcd checks sort options from 3.6 on, whose level we report");
@@ -257,9 +316,242 @@ fn comparable(request: &Request, mut answer: Answer) -> Answer {
         (_, Answer::DeleteRange(found)) => comparable_header(&mut found.header),
         (_, Answer::Compact(found)) => comparable_header(&mut found.header),
         (_, Answer::HashKv(found)) => comparable_header(&mut found.header),
+        (Request::Call(path, _), Answer::Told(told)) => comparable_call(path, told),
         _ => {}
     }
     answer
+}
+
+/// What two servers may tell differently: who they are, what time it is, and the order of what has
+/// none.
+fn comparable_call(path: &str, told: &mut Value) {
+    if let Some(Value::Object(header)) = told.get_mut("header") {
+        for name in ["cluster_id", "member_id", "raft_term"] {
+            header.remove(name);
+        }
+    }
+    let Value::Object(told) = told else {
+        return;
+    };
+    if told.contains_key("token") {
+        told.insert("token".to_owned(), Value::from("a token"));
+    }
+    match path {
+        "etcdserverpb.Lease/LeaseTimeToLive" => {
+            // A second may pass between the two.
+            if told.get("TTL").is_some_and(|ttl| ttl != "-1") {
+                told.remove("TTL");
+            }
+            sort(told.get_mut("keys"));
+        }
+        "etcdserverpb.Lease/LeaseLeases" => sort(told.get_mut("leases")),
+        "etcdserverpb.Cluster/MemberList" => {
+            let members = told.get_mut("members").and_then(Value::as_array_mut);
+            for member in members
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_object_mut)
+            {
+                for name in ["ID", "clientURLs", "peerURLs"] {
+                    member.remove(name);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn sort(list: Option<&mut Value>) {
+    if let Some(list) = list.and_then(Value::as_array_mut) {
+        list.sort_by_key(ToString::to_string);
+    }
+}
+
+/// Whether an answer tells how far all watchers are, and nothing else.
+fn is_progress(answer: &WatchResponse) -> bool {
+    answer.watch_id == -1 && !answer.created && answer.events.is_empty()
+}
+
+/// A watch stream, and what each watcher was told since it was last asked.
+struct Observed {
+    stream: Watching,
+    told: BTreeMap<i64, Vec<String>>,
+    /// Watchers that were created and not called off.
+    live: BTreeSet<i64>,
+    /// Those that lost their revision; the answer to our taking note of that comes at any time.
+    compacted: BTreeSet<i64>,
+}
+
+/// The watcher that is always there.
+const ALWAYS: i64 = 1_000_000;
+
+impl Observed {
+    async fn open(client: &Client) -> Observed {
+        let first = WatchCreateRequest {
+            watch_id: ALWAYS,
+            ..watch("always", "", 0)
+        };
+        Observed {
+            stream: Watching::open(client, first).await,
+            told: BTreeMap::new(),
+            live: BTreeSet::new(),
+            compacted: BTreeSet::new(),
+        }
+    }
+
+    fn note(&mut self, answer: &WatchResponse) {
+        // One more than was waited for says nothing new.
+        if is_progress(answer) {
+            return;
+        }
+        if answer.canceled && self.compacted.remove(&answer.watch_id) {
+            return;
+        }
+        match (answer.created, answer.canceled) {
+            (true, false) => drop(self.live.insert(answer.watch_id)),
+            (false, true) => drop(self.live.remove(&answer.watch_id)),
+            _ => {}
+        }
+        let told = self.told.entry(answer.watch_id).or_default();
+        if answer.created || answer.canceled {
+            told.push(format!(
+                "created {} canceled {} compact_revision {} reason {:?}",
+                answer.created, answer.canceled, answer.compact_revision, answer.cancel_reason
+            ));
+        }
+        told.extend(answer.events.iter().map(|event| format!("{event:?}")));
+        if answer.compact_revision > 0 {
+            // Until the client has taken note there is no progress to be told.
+            self.compacted.insert(answer.watch_id);
+            self.stream.cancel(answer.watch_id);
+        }
+    }
+
+    /// Calls a watcher off, if there is one of this id, and waits until that is done: etcd may tell of
+    /// later things before.
+    async fn cancel(&mut self, id: i64) {
+        self.stream.cancel(id);
+        while self.live.contains(&id) {
+            let answer = self.stream.next().await;
+            self.note(&answer);
+        }
+    }
+
+    /// Takes in everything up to a revision.
+    async fn settle(&mut self, revision: i64) {
+        let started = tokio::time::Instant::now();
+        loop {
+            assert!(
+                started.elapsed().as_secs() < 60,
+                "no progress to {revision}; told before: {:#?}",
+                self.told
+            );
+            self.stream.ask_progress();
+            while let Some(answer) = self.stream.next_within(Duration::from_millis(50)).await {
+                self.note(&answer);
+                let header = answer.header.as_ref();
+                if is_progress(&answer) && header.is_some_and(|it| it.revision >= revision) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Pair {
+    /// Opens a watch stream to each, while everybody may.
+    pub(crate) async fn begin_to_watch(&mut self) {
+        let (ours, theirs) = tokio::join!(
+            Observed::open(&self.our_client),
+            Observed::open(&self.their_client)
+        );
+        self.watching = Some([ours, theirs]);
+    }
+
+    /// Has both watch, and waits until both have said what becomes of it: etcd may tell of later things
+    /// before.
+    pub(crate) async fn watch(&mut self, create: &WatchCreateRequest) {
+        self.transcript.push(format!("watch {create:?}"));
+        for observed in self.watching.iter_mut().flatten() {
+            observed.stream.create(create.clone());
+            loop {
+                let answer = observed.stream.next().await;
+                observed.note(&answer);
+                if answer.created {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Calls a watcher off; everything up to `revision` is told before.
+    pub(crate) async fn cancel(&mut self, id: i64, revision: i64) -> Result<(), String> {
+        self.compare_watchers(revision).await?;
+        self.transcript.push(format!("cancel {id}"));
+        for observed in self.watching.iter_mut().flatten() {
+            observed.cancel(id).await;
+        }
+        Ok(())
+    }
+
+    /// Compares what all watchers were told up to `revision`.
+    pub(crate) async fn compare_watchers(&mut self, revision: i64) -> Result<(), String> {
+        let Some([ours, theirs]) = &mut self.watching else {
+            return Ok(());
+        };
+        tokio::join!(ours.settle(revision), theirs.settle(revision));
+        let (ours, theirs) = (
+            std::mem::take(&mut ours.told),
+            std::mem::take(&mut theirs.told),
+        );
+        if ours == theirs {
+            return Ok(());
+        }
+        let ids: BTreeSet<&i64> = ours.keys().chain(theirs.keys()).collect();
+        let differ = ids.into_iter().find(|id| ours.get(id) != theirs.get(id));
+        let id = differ.expect("they differ");
+        let skipped = self.transcript.len().saturating_sub(TRANSCRIPT_LINES_SHOWN);
+        Err(format!(
+            "conversation ({skipped} requests before it are left out):\n{}\n  watcher {id} of \
+             {:?} was told\n      {:#?}\n  and of {:?}\n      {:#?}",
+            self.transcript[skipped..].join("\n"),
+            self.ours.product(),
+            ours.get(id),
+            self.theirs.product(),
+            theirs.get(id),
+        ))
+    }
+
+    /// Waits until a lease has ended on both sides.
+    pub(crate) async fn wait_for_end_of_lease(&self, id: i64, user: &str) -> Result<(), String> {
+        let tokens = self.tokens.get(user).cloned().unwrap_or_default();
+        let started = tokio::time::Instant::now();
+        for (client, token) in [&self.our_client, &self.their_client]
+            .into_iter()
+            .zip(tokens)
+        {
+            loop {
+                let request = LeaseTimeToLiveRequest { id, keys: false };
+                let mut lease = client.lease.clone();
+                let told = lease.lease_time_to_live(with_token(request, &token)).await;
+                if told.is_ok_and(|told| told.get_ref().ttl == -1) {
+                    break;
+                }
+                if started.elapsed().as_secs() > 30 {
+                    return Err(format!("lease {id} does not end"));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the tokens that were given last as those of a user.
+    pub(crate) fn is_let_in(&mut self, user: &str) {
+        if let Some(tokens) = self.tokens.remove("latest") {
+            self.tokens.insert(user.to_owned(), tokens);
+        }
+    }
 }
 
 fn comparable_header(header: &mut Option<ResponseHeader>) {

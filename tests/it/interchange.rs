@@ -98,6 +98,7 @@ async fn etcds_tools_read_our_database_file() {
     );
 }
 
+/// [MT-25], [MT-26]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_through_our_server_is_restored_by_etcds_tools() {
     let member = Member::start(Product::subject()).await;

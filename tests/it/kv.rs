@@ -851,7 +851,7 @@ const CASES: &[Case] = &[
             ]
         },
     ),
-    ("KV-39", "a txn of ranges makes no revision", |_| {
+    ("KV-39, KV-40", "a txn of ranges makes no revision", |_| {
         vec![
             ok(put("a", "1")),
             ok(txn(

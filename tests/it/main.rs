@@ -1,10 +1,25 @@
 //! Tests of whole servers, a module per feature.
 
+mod auth;
+mod bad_input;
+mod clients;
+mod concurrency;
 mod conversation;
 mod durability;
+mod faults;
+mod gateway;
 mod interchange;
 mod kv;
+mod labels;
+mod lease;
+mod maintenance;
+mod members;
+mod offline;
 mod random_requests;
+mod range_stream;
 mod service;
+mod space;
 mod startup;
 mod tidy;
+mod tls;
+mod watch;

@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::etcdserverpb::auth_client::AuthClient;
 use proto::etcdserverpb::cluster_client::ClusterClient;
 use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::{
     HashKvRequest, HashKvResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     StatusRequest, StatusResponse,
 };
+use proto::v3electionpb::election_client::ElectionClient;
+use proto::v3lockpb::lock_client::LockClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -21,8 +26,20 @@ const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The services of one member over one connection, made on first use and again when it breaks.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// The connection.
+    pub channel: Channel,
     /// Keys.
     pub kv: KvClient<Channel>,
+    /// Leases.
+    pub lease: LeaseClient<Channel>,
+    /// Events.
+    pub watch: WatchClient<Channel>,
+    /// Locks.
+    pub lock: LockClient<Channel>,
+    /// Elections.
+    pub election: ElectionClient<Channel>,
+    /// Users and roles.
+    pub auth: AuthClient<Channel>,
     /// Status, hashes, backups.
     pub maintenance: MaintenanceClient<Channel>,
     /// Members.
@@ -40,20 +57,28 @@ impl Client {
             .timeout(Duration::from_secs(CALL_SECONDS_MAX))
             .connect_lazy();
         Client {
+            channel: channel.clone(),
             kv: KvClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            lease: LeaseClient::new(channel.clone()),
+            watch: WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel.clone()),
+            auth: AuthClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel),
         }
     }
 
-    /// Whether the member serves linearizable reads.
+    /// Whether the member serves linearizable reads, if only to those whom it knows.
     pub async fn answers(&self) -> bool {
-        self.range(RangeRequest {
+        let request = RangeRequest {
             key: Bytes::from_static(b"\0"),
             ..Default::default()
-        })
-        .await
-        .is_ok()
+        };
+        match self.range(request).await {
+            Ok(_) => true,
+            Err(status) => status.message() == "etcdserver: user name is empty",
+        }
     }
 
     /// A Range as it is.

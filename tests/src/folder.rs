@@ -13,6 +13,7 @@ use crate::member::free_port;
 #[derive(Debug)]
 pub struct Folder {
     temporary: TempDir,
+    data: PathBuf,
     /// The peer port that the member advertises, from which its id is computed.
     pub(crate) advertised_peer_port: u16,
 }
@@ -26,14 +27,24 @@ impl Folder {
         let temporary = tempfile::Builder::new().prefix("holdfast-test-").tempdir();
         let temporary = temporary.expect("a temporary folder can be made");
         Folder {
+            data: temporary.path().join("data"),
             temporary,
             advertised_peer_port: free_port(),
         }
     }
 
+    /// For a new cluster of one whose data lie elsewhere, as on a file system of their own. They stay
+    /// when the folder goes.
+    pub fn with_data_at(data: PathBuf) -> Folder {
+        Folder {
+            data,
+            ..Folder::new()
+        }
+    }
+
     /// The data directory itself; it need not exist yet.
     pub fn data(&self) -> PathBuf {
-        self.temporary.path().join("data")
+        self.data.clone()
     }
 
     /// A place beside the data directory, for logs and backups.

@@ -4,10 +4,16 @@
 //! error that names the command. With `TEST_SUBJECT=etcd-3.5` real etcd takes the place of holdfast,
 //! which shows whether a failure lies in the server or in the test.
 
+pub mod acknowledged;
+pub mod calls;
 pub mod client;
+pub mod curl;
 pub mod dice;
 pub mod etcdctl;
+pub mod file_system;
 pub mod folder;
 pub mod http;
 pub mod member;
+pub mod offline_tool;
 pub mod tools;
+pub mod watching;

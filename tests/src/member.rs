@@ -187,16 +187,24 @@ impl Member {
     /// # Panics
     /// If it ends or does not answer in time.
     pub async fn wait_until_ready(&mut self) {
+        if let Some(status) = self.wait_until_ready_or_ended().await {
+            panic!(
+                "{:?} ended with {status} instead of answering",
+                self.product
+            );
+        }
+    }
+
+    /// Waits until it answers linearizable reads, or has ended, and says how.
+    ///
+    /// # Panics
+    /// If it does neither in time.
+    pub async fn wait_until_ready_or_ended(&mut self) -> Option<ExitStatus> {
         let deadline = deadline(START_SECONDS_MAX);
         loop {
-            if let Some(status) = self.exited() {
-                panic!(
-                    "{:?} ended with {status} instead of answering",
-                    self.product
-                );
-            }
-            if self.client().answers().await {
-                break;
+            let ended = self.exited();
+            if ended.is_some() || self.client().answers().await {
+                return ended;
             }
             assert!(
                 now() < deadline,
@@ -273,6 +281,21 @@ impl Member {
             .flatten()
             .expect("clock ticks") as u64;
         Duration::from_nanos(ticks * (1_000_000_000 / per_second))
+    }
+
+    /// Memory that it holds, in bytes, mapped files included.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("a running process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes: u64 = line
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .and_then(|number| number.parse().ok())
+            .expect("a running process holds memory");
+        kibibytes << 10
     }
 
     /// Stops it as systemd would, and gives its data directory back.
