@@ -24,6 +24,19 @@ impl Envelope {
         NodeId(self.0.to)
     }
 
+    /// A message as it came in, not checked yet.
+    pub(crate) fn received(message: eraftpb::Message) -> Envelope {
+        Envelope(message)
+    }
+
+    pub(crate) fn message(&self) -> &eraftpb::Message {
+        &self.0
+    }
+
+    pub(crate) fn message_mut(&mut self) -> &mut eraftpb::Message {
+        &mut self.0
+    }
+
     /// Closes an outgoing message. What the raft crate adds to etcd's fields is taken out: etcd's
     /// members neither send nor expect it.
     pub(crate) fn seal(mut message: eraftpb::Message) -> Envelope {

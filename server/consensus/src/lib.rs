@@ -17,6 +17,7 @@ mod envelope;
 mod log;
 mod members;
 mod node;
+mod wire;
 mod work;
 
 pub use envelope::{Envelope, EnvelopeRefusal};
@@ -27,5 +28,9 @@ pub use members::{
 pub use node::{
     ConsensusError, ENTRY_BYTES_MAX, Initial, Node, Options, ProposeError, ReadError, SnapshotMark,
     UNAPPLIED_BYTES_MAX, UNAPPLIED_ENTRIES_MAX,
+};
+pub use wire::{
+    AppendReader, AppendWriter, EnvelopeKind, Frame, MESSAGE_BYTES_MAX, MalformedMessage,
+    read_sized, write_sized, write_sized_heartbeat,
 };
 pub use work::{ReadContext, ReadReady, Role, Status, Work, WorkNumber};
