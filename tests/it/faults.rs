@@ -289,13 +289,13 @@ fn mend(below: &FileSystem, disk: &mut FileSystem) {
 
 /// The log makes its next segment ahead, with all its space, on a thread of its own.
 async fn wait_for_next_segment(wal: &Path) {
-    const SEGMENT: u64 = 64 << 20;
+    const SEGMENT_BYTES: u64 = 64_000_000;
     let prepared = || {
         let entries = fs::read_dir(wal).expect("the log's folder");
         entries.flatten().any(|entry| {
             let is_next = entry.path().extension().is_some_and(|it| it == "tmp");
             let taken = entry.metadata().map(|it| it.blocks() * 512);
-            is_next && taken.is_ok_and(|taken| taken >= SEGMENT)
+            is_next && taken.is_ok_and(|taken| taken >= SEGMENT_BYTES)
         })
     };
     for _ in 0..1000 {
