@@ -6,7 +6,7 @@ use raft::eraftpb::{self, EntryType, MessageType};
 use thiserror::Error;
 
 use crate::log::{INDEX_MAX, Index, Term, unveil, veil};
-use crate::members::{ConfigurationChange, NodeId};
+use crate::members::{ConfState, ConfigurationChange, NodeId};
 use crate::node::ENTRY_BYTES_MAX;
 
 /// A message from one member to another.
@@ -69,6 +69,7 @@ pub(crate) struct Receiver {
     pub(crate) id: NodeId,
     pub(crate) term: Term,
     pub(crate) last_index: Index,
+    pub(crate) committed: (Index, Term),
 }
 
 /// Why a message was not taken in. Nothing has changed.
@@ -114,6 +115,11 @@ fn check(message: &eraftpb::Message, receiver: &Receiver) -> Result<(), Envelope
     }
     let reason = impossible_numbers(message).or_else(|| match message.msg_type {
         MessageType::MsgPropose => impossible_proposal(message),
+        MessageType::MsgSnapshot => impossible_snapshot(message, receiver),
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
+            let count = message.entries.len();
+            (count != 1).then(|| format!("a read with {count} contexts"))
+        }
         MessageType::MsgAppend => impossible_append(message),
         MessageType::MsgHeartbeat => (message.commit > receiver.last_index.0).then(|| {
             format!(
@@ -145,6 +151,10 @@ fn check(message: &eraftpb::Message, receiver: &Receiver) -> Result<(), Envelope
         | MessageType::MsgRequestPreVoteResponse
         | MessageType::MsgHeartbeat
         | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgSnapshot
+        | MessageType::MsgReadIndex
+        | MessageType::MsgReadIndexResp
+        | MessageType::MsgTransferLeader
         | MessageType::MsgTimeoutNow => Ok(()),
         other => Err(EnvelopeRefusal::Kind(other as i32)),
     }
@@ -161,8 +171,11 @@ fn impossible_numbers(message: &eraftpb::Message) -> Option<String> {
     if let Some((name, value)) = numbers.into_iter().find(|(_, value)| *value >= INDEX_MAX) {
         return Some(format!("{name} {value} is out of range"));
     }
-    // The raft crate takes term 0 for a message of its own; only proposals travel without a term.
-    let without_term = message.msg_type == MessageType::MsgPropose;
+    // The raft crate takes term 0 for a message of its own; only what any leader may answer has none.
+    let without_term = matches!(
+        message.msg_type,
+        MessageType::MsgPropose | MessageType::MsgReadIndex
+    );
     ((message.term == 0) != without_term).then(|| format!("term {}", message.term))
 }
 
@@ -180,6 +193,34 @@ fn impossible_proposal(message: &eraftpb::Message) -> Option<String> {
             EntryType::EntryConfChange => change_fault(&entry.data),
             EntryType::EntryConfChangeV2 => Some("a joint configuration change".to_owned()),
         })
+}
+
+fn impossible_snapshot(message: &eraftpb::Message, receiver: &Receiver) -> Option<String> {
+    let Some(snapshot) = &message.snapshot.as_ref() else {
+        return Some("a snapshot of nothing".to_owned());
+    };
+    let metadata = snapshot.get_metadata();
+    let (index, term) = (metadata.index, metadata.term);
+    if index == 0 || index >= INDEX_MAX || term == 0 || term > message.term {
+        return Some(format!(
+            "a snapshot at entry {index} of term {term} in a message of term {}",
+            message.term
+        ));
+    }
+    let (committed, committed_term) = receiver.committed;
+    if index == committed.0 && term != committed_term.0 {
+        return Some(format!(
+            "a snapshot at entry {index} of term {term}, which was committed in term {committed_term}"
+        ));
+    }
+    let members = metadata.get_conf_state();
+    let is_joint = !members.voters_outgoing.is_empty()
+        || !members.learners_next.is_empty()
+        || members.auto_leave;
+    if is_joint || members.voters.is_empty() {
+        return Some("a snapshot whose members are joint or without a voter".to_owned());
+    }
+    ConfState::from_raft(members).fault()
 }
 
 fn change_fault(data: &Bytes) -> Option<String> {
@@ -290,7 +331,7 @@ mod tests {
     #[test]
     fn messages_that_would_break_the_raft_crate_are_refused() {
         type Spoil = fn(&mut eraftpb::Message);
-        let cases: [(MessageType, Spoil, &str); 12] = [
+        let cases: [(MessageType, Spoil, &str); 14] = [
             (
                 MessageType::MsgHeartbeat,
                 |m| m.commit = 6,
@@ -321,8 +362,10 @@ mod tests {
                 |m| m.index = 6,
                 "the log ends at 5",
             ),
-            (MessageType::MsgSnapshot, |_| {}, "type 7"),
-            (MessageType::MsgReadIndex, |_| {}, "type 15"),
+            (MessageType::MsgSnapshot, |_| {}, "of nothing"),
+            (MessageType::MsgReadIndex, |_| {}, "term 2"),
+            (MessageType::MsgReadIndexResp, |_| {}, "0 contexts"),
+            (MessageType::MsgHup, |_| {}, "type 0"),
         ];
         for (kind, spoil, expected) in cases {
             let mut spoiled = message(kind);
@@ -395,6 +438,7 @@ mod tests {
             kind in 0..19i32, from in 0..5u64, numbers in prop::array::uniform5(small_or_odd()),
             reject in any::<bool>(), mut entries in prop::collection::vec(any_entry(), 0..4),
             contiguous in prop::bool::weighted(0.7), context in prop::collection::vec(any::<u8>(), 0..9),
+            snapshot in any_snapshot(),
         ) -> eraftpb::Message {
             let [term, log_term, index, commit, reject_hint] = numbers;
             if contiguous {
@@ -403,11 +447,31 @@ mod tests {
                     entry.term = log_term;
                 }
             }
-            eraftpb::Message {
+            let mut message = eraftpb::Message {
                 msg_type: protobuf_kind(kind), from, to: 1, term, log_term, index, commit,
                 reject_hint, reject, entries: entries.into(), context: context.into(),
                 ..Default::default()
+            };
+            if message.msg_type == MessageType::MsgSnapshot {
+                message.set_snapshot(snapshot);
             }
+            message
+        }
+    }
+
+    prop_compose! {
+        fn any_snapshot()(
+            index in small_or_odd(), term in small_or_odd(),
+            voters in prop::collection::vec(0..5u64, 0..5), learners in prop::collection::vec(0..7u64, 0..2),
+        ) -> eraftpb::Snapshot {
+            let mut snapshot = eraftpb::Snapshot::default();
+            let metadata = snapshot.mut_metadata();
+            (metadata.index, metadata.term) = (index, term);
+            let mut members = eraftpb::ConfState::default();
+            members.set_voters(voters);
+            members.set_learners(learners);
+            metadata.set_conf_state(members);
+            snapshot
         }
     }
 
@@ -454,6 +518,9 @@ mod tests {
                 }
                 while let Some(work) = node.work() {
                     node.persisted(work.number);
+                    if let Some(snapshot) = work.snapshot {
+                        node.applied(snapshot.mark.index);
+                    }
                     if let Some(last) = work.committed.last() {
                         node.applied(last.index);
                     }

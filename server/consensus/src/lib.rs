@@ -6,8 +6,8 @@
 //!
 //! 1. send `work.messages`;
 //! 2. hand `work.committed` to the state machine (those entries are durable already);
-//! 3. append `work.entries` and `work.hard_state` to the log, and sync if `work.must_sync`;
-//! 4. call [`Node::persisted`] with `work.number`;
+//! 3. note `work.snapshot` in the log, append `work.entries` and `work.hard_state` to the log, and sync if `work.must_sync`;
+//! 4. call [`Node::persisted`] with `work.number`, and only then let `work.snapshot` take effect;
 //! 5. send `work.messages_after_sync`;
 //! 6. ask for work again: what step 4 committed comes with it.
 //!
@@ -17,11 +17,15 @@ mod envelope;
 mod log;
 mod members;
 mod node;
+mod reads;
 mod wire;
 mod work;
 
 pub use envelope::{Envelope, EnvelopeRefusal};
-pub use log::{Entry, EntryKind, HardState, INDEX_MAX, Index, LOG_BYTES_KEPT, Term};
+pub use log::{
+    Entry, EntryKind, HardState, INDEX_MAX, Index, LOG_BYTES_KEPT, LOG_BYTES_KEPT_FOR_LAGGARDS,
+    Term,
+};
 pub use members::{
     ConfState, ConfigurationChange, ConfigurationChangeKind, MalformedChange, NodeId,
 };
@@ -33,4 +37,6 @@ pub use wire::{
     AppendReader, AppendWriter, EnvelopeKind, Frame, MESSAGE_BYTES_MAX, MalformedMessage,
     read_sized, write_sized, write_sized_heartbeat,
 };
-pub use work::{ReadContext, ReadReady, Role, Status, Work, WorkNumber};
+pub use work::{
+    Progress, ReadContext, ReadReady, Role, SnapshotReceived, Status, Work, WorkNumber,
+};

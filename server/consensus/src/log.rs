@@ -9,6 +9,9 @@ use bytes::Bytes;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::members::ConfState;
+use crate::node::SnapshotMark;
+
 /// Position in the log; the first entry has 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Index(pub u64);
@@ -144,6 +147,10 @@ impl HardState {
     }
 }
 
+/// Where a member that lags needs entries, they are kept beyond [`LOG_BYTES_KEPT`] up to this many bytes:
+/// those that follow a snapshot on its way must still be there when it has arrived.
+pub const LOG_BYTES_KEPT_FOR_LAGGARDS: usize = 512 * 1024 * 1024;
+
 /// Invariants: `entries` are contiguous and start one above `compacted`; `applied` lies in
 /// `compacted ..= last`; `bytes` and `unapplied_bytes` are the sums they are named after.
 pub(crate) struct Log {
@@ -153,6 +160,8 @@ pub(crate) struct Log {
     bytes: usize,
     applied: Index,
     unapplied_bytes: usize,
+    /// The members at `applied`.
+    conf_state: ConfState,
     /// Read once by the raft crate, when the node starts.
     initial: RaftState,
 }
@@ -172,6 +181,7 @@ impl Log {
             bytes: 0,
             applied: compacted.0,
             unapplied_bytes: 0,
+            conf_state: ConfState::from_raft(&initial.conf_state),
             initial,
         };
         log.append(entries);
@@ -202,8 +212,33 @@ impl Log {
         self.entries.extend(entries);
     }
 
-    /// Takes note that everything up to `applied` has had its effect.
+    /// Puts a snapshot in place of everything.
+    pub(crate) fn restore(&mut self, mark: &SnapshotMark) {
+        assert!(
+            mark.index > self.applied,
+            "snapshot {} is older",
+            mark.index
+        );
+        self.entries.clear();
+        self.bytes = 0;
+        self.unapplied_bytes = 0;
+        self.compacted = mark.index;
+        self.compacted_term = mark.term;
+        self.applied = mark.index;
+        self.conf_state = mark.conf_state.clone();
+    }
+
+    /// Takes note of the members as of the last applied entry.
+    pub(crate) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// Takes note that everything up to `applied` has had its effect. What lies behind a snapshot is
+    /// known already.
     pub(crate) fn advance_applied(&mut self, applied: Index) {
+        if applied <= self.applied {
+            return;
+        }
         let positions =
             self.position(Index(self.applied.0 + 1))..self.position(Index(applied.0 + 1));
         let done: usize = self.entries.range(positions).map(Entry::bytes).sum();
@@ -225,11 +260,16 @@ impl Log {
         self.compacted
     }
 
-    /// Drops the oldest applied entries while more than `budget` bytes of applied entries are held.
-    pub(crate) fn compact_to_budget(&mut self, budget: usize) {
+    /// Drops the oldest applied entries while more than `budget` bytes of applied entries are held, but
+    /// those above `needed` only while it is more than `budget_needed`.
+    pub(crate) fn compact_to_budget(&mut self, budget: usize, needed: Index, budget_needed: usize) {
         let mut applied_bytes = self.bytes - self.unapplied_bytes;
         let mut upto = self.compacted;
         for entry in &self.entries {
+            let budget = match entry.index > needed {
+                true => budget_needed,
+                false => budget,
+            };
             if applied_bytes <= budget || entry.index > self.applied {
                 break;
             }
@@ -317,8 +357,17 @@ impl Storage for Log {
         Ok(Log::last_index(self).0)
     }
 
-    /// Snapshots for other members are not made here: the raft crate asks again later.
+    /// The members and place of the applied state. The state itself is added when the message is sent,
+    /// by [`crate::Envelope::with_snapshot`].
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+        if self.applied.0 == 0 {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = eraftpb::Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied.0;
+        metadata.term = self.term(self.applied.0)?;
+        metadata.set_conf_state(self.conf_state.to_raft());
+        Ok(snapshot)
     }
 }

@@ -6,14 +6,18 @@
 
 use bytes::Bytes;
 use raft::eraftpb::{self, EntryType, MessageType};
-use raft::{INVALID_ID, RawNode, StateRole};
+use raft::{INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole};
 use slog::Logger;
 use thiserror::Error;
 
 use crate::envelope::{Envelope, EnvelopeRefusal, Receiver};
-use crate::log::{Entry, EntryKind, HardState, INDEX_MAX, Index, LOG_BYTES_KEPT, Log, Term, veil};
+use crate::log::{
+    Entry, EntryKind, HardState, INDEX_MAX, Index, LOG_BYTES_KEPT, LOG_BYTES_KEPT_FOR_LAGGARDS,
+    Log, Term, veil,
+};
 use crate::members::{ConfState, ConfigurationChange, NodeId};
-use crate::work::{ReadContext, ReadReady, Role, Status, Work, WorkNumber};
+use crate::reads::Reads;
+use crate::work::{Progress, ReadContext, Role, SnapshotReceived, Status, Work, WorkNumber};
 
 /// Largest entry that may be proposed: a segment of the log on disk is about as large, and request
 /// limits lie far below.
@@ -34,6 +38,9 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 512;
 
 /// Committed entries of one [`Work`]: bounds what a restart with a long log hands out at once.
 const COMMITTED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Above every index: no entry is needed.
+const INDEX_NEVER: Index = Index(u64::MAX);
 
 /// How a node behaves.
 #[derive(Clone, Debug)]
@@ -76,6 +83,7 @@ pub struct Initial {
 /// One member's part in the agreement. The crate's description tells how to drive it.
 pub struct Node {
     raw: RawNode<Log>,
+    reads: Reads,
     seed: u64,
     election_ticks: usize,
 }
@@ -115,6 +123,7 @@ impl Node {
             .map_err(|fault| ConsensusError::Refused(fault.to_string()))?;
         let mut node = Node {
             raw,
+            reads: Reads::default(),
             seed: options.seed,
             election_ticks: options.election_ticks,
         };
@@ -190,7 +199,11 @@ impl Node {
             raft.become_follower(term, INVALID_ID);
         }
         self.draw_election_timeout();
-        Ok(self.conf_state())
+        // The change may have left this member alone, which confirms what waits.
+        self.confirm_reads();
+        let members = self.conf_state();
+        self.raw.mut_store().set_conf_state(members.clone());
+        Ok(members)
     }
 
     /// Takes in a message of another member.
@@ -200,49 +213,105 @@ impl Node {
     /// carried out now is dropped without an error, as if it had been lost on the way.
     pub fn step(&mut self, envelope: Envelope) -> Result<(), EnvelopeRefusal> {
         let from = envelope.from();
-        let message = envelope.open(&Receiver {
-            id: NodeId(self.raw.raft.id),
-            term: Term(self.raw.raft.term),
-            last_index: Index(self.raw.raft.raft_log.last_index()),
+        let raft = &self.raw.raft;
+        let committed = raft.raft_log.committed;
+        let committed_term = raft.raft_log.term(committed).unwrap_or(0);
+        let mut message = envelope.open(&Receiver {
+            id: NodeId(raft.id),
+            term: Term(raft.term),
+            last_index: Index(raft.raft_log.last_index()),
+            committed: (Index(committed), Term(committed_term)),
         })?;
-        if message.msg_type == MessageType::MsgTimeoutNow && self.would_lead_unwritten() {
+        let is_dropped = match message.msg_type {
+            MessageType::MsgTimeoutNow => self.would_lead_unwritten(),
+            // Only a leader is asked this; the crate would panic on passing it on.
+            MessageType::MsgTransferLeader => self.led_term().is_none(),
+            _ => false,
+        };
+        if is_dropped {
+            return Ok(());
+        }
+        self.reads.lead(self.led_term());
+        if message.msg_type == MessageType::MsgReadIndex
+            && self.led_term().is_some()
+            && !self.reads.rename(&mut message)
+        {
             return Ok(());
         }
         let stepped = self.raw.step(message);
         self.draw_election_timeout();
+        self.confirm_reads();
         match stepped {
             Err(raft::Error::StepPeerNotFound) => Err(EnvelopeRefusal::NoMember(from)),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Asks for the index up to which a linearizable read must see the log; the answer comes in
-    /// [`Work::reads`], or never if leadership is lost meanwhile.
+    /// Asks for the index up to which a linearizable read must see the log; who does not lead asks the
+    /// leader. The answer comes in [`Work::reads`], or never: if a message is lost or leadership changes
+    /// meanwhile. Then ask again, with another context.
     ///
     /// # Errors
-    /// If this member cannot find out.
+    /// If nobody can be asked now.
     pub fn read(&mut self, context: ReadContext) -> Result<(), ReadError> {
+        self.reads.lead(self.led_term());
         let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader {
-            return Err(ReadError::NotLeader(NodeId::from_raft(raft.leader_id)));
+        if raft.leader_id == INVALID_ID {
+            return Err(ReadError::NoLeader);
         }
-        if !raft.commit_to_current_term() {
-            return Err(ReadError::NothingCommitted);
-        }
-        self.raw.read_index(context.0.to_be_bytes().to_vec());
+        let context = match raft.state == StateRole::Leader {
+            true if !raft.commit_to_current_term() => return Err(ReadError::NothingCommitted),
+            true => self.reads.ask(context),
+            false => context.0.to_be_bytes().to_vec(),
+        };
+        self.raw.read_index(context);
+        self.confirm_reads();
         Ok(())
+    }
+
+    /// Hands leadership over as soon as `to` has the whole log; proposals are dropped until then, at most
+    /// for an election timeout. Without effect unless this member leads and `to` is another voter.
+    pub fn transfer_leader(&mut self, to: NodeId) {
+        if to.is_valid() {
+            self.raw.transfer_leader(to.0);
+        }
+    }
+
+    /// A message to `id` could not be delivered: a leader sends it less for a while.
+    pub fn report_unreachable(&mut self, id: NodeId) {
+        self.raw.report_unreachable(id.0);
+    }
+
+    /// A snapshot for `id` was taken in, or was not.
+    pub fn report_snapshot(&mut self, id: NodeId, success: bool) {
+        let status = match success {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.raw.report_snapshot(id.0, status);
+    }
+
+    /// How far the members are, as a leader knows it; empty for others.
+    pub fn progress(&self) -> Vec<Progress> {
+        if self.led_term().is_none() {
+            return Vec::new();
+        }
+        let prs = self.raw.raft.prs().iter();
+        prs.map(|(&id, progress)| Progress {
+            id: NodeId(id),
+            matched: Index(progress.matched),
+            is_active: id == self.raw.raft.id || progress.recent_active,
+        })
+        .collect()
     }
 
     /// What must be done next; `None` if nothing waits.
     pub fn work(&mut self) -> Option<Work> {
-        if !self.raw.has_ready() {
+        if !self.raw.has_ready() && !self.reads.has_ready() {
             return None;
         }
         let mut ready = self.raw.ready();
-        assert!(
-            ready.snapshot().is_empty(),
-            "a snapshot arrived although none is ever taken in"
-        );
+        let snapshot = (!ready.snapshot().is_empty()).then(|| snapshot_received(ready.snapshot()));
         let number = WorkNumber(ready.number());
         let entries: Vec<Entry> = ready
             .take_entries()
@@ -251,18 +320,22 @@ impl Node {
             .collect();
         let work = Work {
             number,
-            messages: seal_all(ready.take_messages()),
+            messages: self.seal_all(ready.take_messages()),
             hard_state: ready.hs().map(HardState::from_raft),
             must_sync: ready.must_sync(),
-            messages_after_sync: seal_all(ready.take_persisted_messages()),
+            messages_after_sync: self.seal_all(ready.take_persisted_messages()),
             committed: ready
                 .take_committed_entries()
                 .into_iter()
                 .map(Entry::from_raft)
                 .collect(),
-            reads: ready.take_read_states().iter().map(read_ready).collect(),
+            reads: self.reads.take_ready(),
+            snapshot,
             entries,
         };
+        if let Some(snapshot) = &work.snapshot {
+            self.raw.mut_store().restore(&snapshot.mark);
+        }
         self.raw.mut_store().append(work.entries.clone());
         self.raw.advance_append_async(ready);
         Some(work)
@@ -280,10 +353,14 @@ impl Node {
     /// If `index` was never delivered, or lies below one reported before.
     pub fn applied(&mut self, index: Index) {
         let alone = self.leads_alone();
+        let needed = self.needed_above();
         self.raw.advance_apply_to(index.0);
         let log = self.raw.mut_store();
         log.advance_applied(index);
-        log.compact_to_budget(if alone { 0 } else { LOG_BYTES_KEPT });
+        match alone {
+            true => log.compact_to_budget(0, INDEX_NEVER, 0),
+            false => log.compact_to_budget(LOG_BYTES_KEPT, needed, LOG_BYTES_KEPT_FOR_LAGGARDS),
+        }
     }
 
     /// Drops entries up to `upto` from memory, as far as they are applied; returns the last index
@@ -315,6 +392,7 @@ impl Node {
             log_bytes: self.raw.store().bytes(),
             voters,
             learners,
+            transferee: raft.lead_transferee.and_then(NodeId::from_raft),
         }
     }
 
@@ -376,6 +454,46 @@ impl Node {
         raft.state == StateRole::Leader && raft.prs().iter().nth(1).is_none()
     }
 
+    /// The term that this member leads, if it leads.
+    fn led_term(&self) -> Option<u64> {
+        let raft = &self.raw.raft;
+        (raft.state == StateRole::Leader).then_some(raft.term)
+    }
+
+    /// Entries above this are still needed by a member that answers.
+    fn needed_above(&self) -> Index {
+        if self.led_term().is_none() {
+            return INDEX_NEVER;
+        }
+        let active = self.raw.raft.prs().iter();
+        active
+            .filter(|(_, progress)| progress.recent_active)
+            .map(|(_, progress)| match progress.state {
+                ProgressState::Snapshot => progress.pending_snapshot,
+                ProgressState::Probe | ProgressState::Replicate => progress.matched,
+            })
+            .min()
+            .map_or(INDEX_NEVER, Index)
+    }
+
+    fn confirm_reads(&mut self) {
+        self.reads.lead(self.led_term());
+        let confirmed = std::mem::take(&mut self.raw.raft.read_states);
+        self.reads.confirm(confirmed);
+    }
+
+    fn seal_all(&mut self, messages: Vec<eraftpb::Message>) -> Vec<Envelope> {
+        let mut sealed = Vec::with_capacity(messages.len());
+        for mut message in messages {
+            let is_sent = message.msg_type != MessageType::MsgReadIndexResp
+                || self.reads.restore(&mut message);
+            if is_sent {
+                sealed.push(Envelope::seal(message));
+            }
+        }
+        sealed
+    }
+
     fn conf_state(&self) -> ConfState {
         ConfState::from_raft(&self.raw.raft.prs().conf().to_conf_state())
     }
@@ -400,16 +518,15 @@ fn scramble(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-fn seal_all(messages: Vec<eraftpb::Message>) -> Vec<Envelope> {
-    messages.into_iter().map(Envelope::seal).collect()
-}
-
-fn read_ready(state: &raft::ReadState) -> ReadReady {
-    let context = state.request_ctx.as_slice().try_into();
-    let context = u64::from_be_bytes(context.expect("contexts are made from a u64 in Node::read"));
-    ReadReady {
-        context: ReadContext(context),
-        index: Index(state.index),
+fn snapshot_received(snapshot: &eraftpb::Snapshot) -> SnapshotReceived {
+    let metadata = snapshot.get_metadata();
+    SnapshotReceived {
+        mark: SnapshotMark {
+            index: Index(metadata.index),
+            term: Term(metadata.term),
+            conf_state: ConfState::from_raft(metadata.get_conf_state()),
+        },
+        data: snapshot.data.clone(),
     }
 }
 
@@ -642,12 +759,9 @@ pub enum ProposeError {
 /// Why a linearizable read cannot be prepared here and now.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReadError {
-    /// Only the leader knows.
-    #[error("this member does not lead")]
-    NotLeader(
-        /// Who does, if known.
-        Option<NodeId>,
-    ),
+    /// Only the leader knows, and there is none.
+    #[error("no leader is known; try again")]
+    NoLeader,
     /// A new leader learns what is committed from the first entry of its own term.
     #[error("the leader has not committed an entry of its term yet; try again")]
     NothingCommitted,

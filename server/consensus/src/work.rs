@@ -1,8 +1,11 @@
 //! What a node asks of its shell, and what it says about itself.
 
+use bytes::Bytes;
+
 use crate::envelope::Envelope;
 use crate::log::{Entry, HardState, Index, Term};
 use crate::members::NodeId;
+use crate::node::SnapshotMark;
 
 /// Numbers the works of one node in the order in which they must be persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +18,10 @@ pub struct Work {
     pub number: WorkNumber,
     /// May leave at once, while the disk works.
     pub messages: Vec<Envelope>,
+    /// A state that takes the place of the log and of what was applied; its content came with the message
+    /// that named it. To be noted in the log before `entries`, and to be applied before any later
+    /// `committed`.
+    pub snapshot: Option<SnapshotReceived>,
     /// To be appended to the log, in this order; the first one may replace a tail of the log that
     /// another leader never committed.
     pub entries: Vec<Entry>,
@@ -29,6 +36,15 @@ pub struct Work {
     pub committed: Vec<Entry>,
     /// Reads that may be answered once the index they name has been applied.
     pub reads: Vec<ReadReady>,
+}
+
+/// A leader's state in place of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotReceived {
+    /// Which entries it holds, and the members then.
+    pub mark: SnapshotMark,
+    /// What came with it, opaque here.
+    pub data: Bytes,
 }
 
 /// Names one request for a linearizable read. The shell must never use a value twice, not even for
@@ -88,4 +104,17 @@ pub struct Status {
     pub voters: Vec<NodeId>,
     /// Members that receive the log without a vote, ascending.
     pub learners: Vec<NodeId>,
+    /// Whom a leader hands over to just now.
+    pub transferee: Option<NodeId>,
+}
+
+/// How far a leader knows one member to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The member; the leader itself too.
+    pub id: NodeId,
+    /// Its log agrees with the leader's up to here.
+    pub matched: Index,
+    /// Whether it has answered within the last election timeout.
+    pub is_active: bool,
 }

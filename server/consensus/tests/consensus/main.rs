@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod cluster;
+mod company;
 mod member;
 mod members;
 mod pipeline;

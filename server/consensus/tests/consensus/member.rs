@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use consensus::{
     ConfState, ConfigurationChange, ConfigurationChangeKind, Entry, EntryKind, Envelope, HardState,
-    Index, Initial, Node, NodeId, Options, SnapshotMark, Term, Work, WorkNumber,
+    Index, Initial, Node, NodeId, Options, ReadReady, SnapshotMark, Term, Work, WorkNumber,
 };
 
 /// A stream of reproducible choices.
@@ -118,6 +118,12 @@ pub(crate) struct Member {
     pub(crate) applied: Vec<Entry>,
     pub(crate) members: ConfState,
     pub(crate) outbox: Vec<Envelope>,
+    /// Reads that were confirmed.
+    pub(crate) reads: Vec<ReadReady>,
+    /// The last state taken in from a leader.
+    pub(crate) snapshot: Option<(SnapshotMark, Bytes)>,
+    /// The work that brought it, until it is durable.
+    installing: Option<WorkNumber>,
     /// Works that are written but not reported durable, with the messages that wait for it.
     writing: VecDeque<(WorkNumber, Vec<Envelope>)>,
 }
@@ -131,6 +137,9 @@ impl Member {
             applied: Vec::new(),
             members: ConfState::default(),
             outbox: Vec::new(),
+            reads: Vec::new(),
+            snapshot: None,
+            installing: None,
             writing: VecDeque::new(),
         }
     }
@@ -171,12 +180,22 @@ impl Member {
         };
         self.disk.durable = self.disk.records.len();
         self.node.persisted(number);
+        if self.installing == Some(number) {
+            self.installing = None;
+            let (mark, _) = self.snapshot.as_ref().expect("it came with this work");
+            self.node.applied(mark.index);
+        }
         self.outbox.extend(messages);
         true
     }
 
     fn carry_out(&mut self, work: Work) {
         self.outbox.extend(work.messages);
+        self.reads.extend(work.reads);
+        if let Some(received) = work.snapshot {
+            self.snapshot = Some((received.mark, received.data));
+            self.installing = Some(work.number);
+        }
         for entry in work.committed {
             self.apply(entry);
         }

@@ -166,10 +166,7 @@ fn a_read_names_the_commit_index_and_answers_with_its_own_context() {
 fn a_new_leader_answers_no_read_before_it_committed_in_its_term() {
     let mut member = Member::start(1, 0, Disk::bootstrapped(&[1]));
     member.settle();
-    assert_eq!(
-        member.node.read(ReadContext(1)),
-        Err(ReadError::NotLeader(None))
-    );
+    assert_eq!(member.node.read(ReadContext(1)), Err(ReadError::NoLeader));
     member.node.campaign();
     assert_eq!(member.node.status().role, Role::Leader);
     assert_eq!(
