@@ -545,6 +545,15 @@ impl Envelope {
         self
     }
 
+    /// Bytes of the entries that it carries.
+    pub fn entry_bytes(&self) -> usize {
+        self.message()
+            .entries
+            .iter()
+            .map(|entry| entry.data.len())
+            .sum()
+    }
+
     /// Its sender's term; 0 in proposals and questions for reads.
     pub fn term(&self) -> Term {
         Term(self.message().term)

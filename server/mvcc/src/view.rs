@@ -126,4 +126,9 @@ impl View {
     pub fn hash(&self, revision: Option<Revision>) -> Result<KeyHash, ReadError> {
         hash::hash(&self.state, revision)
     }
+
+    /// The hashes that finished compactions have left, the oldest first.
+    pub fn compaction_hashes(&self) -> &[KeyHash] {
+        &self.state.hashes
+    }
 }

@@ -68,6 +68,8 @@ pub struct Settings {
     pub lease_ttl_min: i64,
     /// Whether a lease's checkpoints outlive a restart in a cluster older than 3.6, too.
     pub persist_lease_checkpoints: bool,
+    /// How many learners the cluster may have at a time; alike on all members.
+    pub learners_max: usize,
 }
 
 /// The operations that take time.
@@ -136,7 +138,9 @@ impl StateMachine {
     /// Reads a committed state, which has all of [`schema::ALL_BUCKETS`] or none.
     pub fn open(committed: Committed, settings: Settings) -> Result<StateMachine, Fault> {
         let applied = read_position(&committed)?;
-        let members = Arc::new(Members::load(&committed)?);
+        let mut members = Members::load(&committed)?;
+        members.set_learners_max(settings.learners_max);
+        let members = Arc::new(members);
         let alarms = Arc::new(Alarms::load(&committed)?);
         let auth = Arc::new(Auth::load(&committed)?);
         let downgrade = Arc::new(Downgrade::load(&committed)?);
@@ -169,6 +173,21 @@ impl StateMachine {
             applied,
             saved: applied,
         })
+    }
+
+    /// The state includes everything up to `position`, as the snapshot says that brought it.
+    ///
+    /// # Errors
+    /// If it holds later entries.
+    pub fn set_applied(&mut self, position: Position) -> Result<(), Fault> {
+        if self.applied.index > position.index {
+            return Err(Fault::Ahead {
+                applied: self.applied.index,
+                index: position.index,
+            });
+        }
+        self.applied = position;
+        Ok(())
     }
 
     /// The position of the last applied entry.

@@ -128,6 +128,17 @@ pub enum Fault {
         /// Why.
         source: crate::CommandError,
     },
+    /// A leader's database does not belong to the snapshot that it came with.
+    #[error(
+        "the database of a snapshot at entry {index} holds entries up to {applied}; \
+         replace this member, or its leader if that sends such snapshots to others too"
+    )]
+    Ahead {
+        /// The last entry in the database.
+        applied: u64,
+        /// The entry that the snapshot names.
+        index: u64,
+    },
 }
 
 impl Fault {

@@ -29,6 +29,6 @@ pub use command::{
 };
 pub use error::{ApplyError, Fault, Refusal};
 pub use lease::{LEASE_TTL_MAX, Lease, LeaseChange, Leases};
-pub use members::{Member, MemberChange, MemberId, Members};
+pub use members::{Member, MemberChange, MemberId, Members, go_json};
 pub use new_cluster::NewCluster;
 pub use txn::read as read_txn;

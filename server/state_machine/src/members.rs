@@ -54,9 +54,6 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Strin
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-/// Learners that a cluster may have at a time; etcd's default.
-const LEARNERS_MAX: usize = 1;
-
 /// What one committed configuration change asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
@@ -76,9 +73,26 @@ pub struct Members {
     members: BTreeMap<MemberId, Member>,
     removed: BTreeSet<MemberId>,
     version: Option<String>,
+    learners_max: LearnersMax,
+}
+
+/// How many learners a cluster may have at a time. It must be set alike on all members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LearnersMax(usize);
+
+impl Default for LearnersMax {
+    /// etcd's default.
+    fn default() -> LearnersMax {
+        LearnersMax(1)
+    }
 }
 
 impl Members {
+    /// Allows so many learners at a time.
+    pub(crate) fn set_learners_max(&mut self, learners_max: usize) {
+        self.learners_max = LearnersMax(learners_max);
+    }
+
     /// These, and nobody was removed.
     pub(crate) fn of(members: impl IntoIterator<Item = Member>) -> Members {
         let members = members.into_iter();
@@ -155,7 +169,7 @@ impl Members {
             (MemberChange::Add(member), None) => {
                 self.check_urls(member)?;
                 match member.learner
-                    && self.iter().filter(|member| member.learner).count() >= LEARNERS_MAX
+                    && self.iter().filter(|member| member.learner).count() >= self.learners_max.0
                 {
                     true => Err(Refusal::TooManyLearners),
                     false => Ok(()),
@@ -252,6 +266,12 @@ impl Members {
         self.members.insert(member.id, member);
     }
 
+    /// The members as they tell each other about them: a JSON array, ascending by id.
+    pub fn to_json(&self) -> Vec<u8> {
+        let members: Vec<&Member> = self.iter().collect();
+        go_json(&members).into_bytes()
+    }
+
     /// The membership as the JSON of etcd's old store, which a raft snapshot carries: etcd 3.5
     /// takes its members from there. `index` is the snapshot's.
     pub fn to_v2_tree(&self, index: u64) -> Bytes {
@@ -325,7 +345,10 @@ fn node(index: u64, path: &str, value: &str, children: Option<&Children>) -> ser
 }
 
 /// JSON text with the three characters escaped that Go's encoder escapes.
-pub(crate) fn go_json(value: &impl Serialize) -> String {
+///
+/// # Panics
+/// When a map has keys that are no texts.
+pub fn go_json(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).expect("maps have text keys only");
     text.replace('<', "\\u003c")
         .replace('>', "\\u003e")

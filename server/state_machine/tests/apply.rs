@@ -27,6 +27,7 @@ use storage::{Store, check};
 const SETTINGS: Settings = Settings {
     lease_ttl_min: 2,
     persist_lease_checkpoints: false,
+    learners_max: 1,
 };
 
 /// A state machine over a database on a simulated disk.

@@ -1,6 +1,8 @@
 //! The writing side of the file: opening, and committing batches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -50,11 +52,24 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes a new, empty file (mode 0600), durable with its name before this returns.
+    /// Makes a new, empty file (mode 0600), durable with its name before this returns. A crash leaves
+    /// the whole file or nothing under its name.
+    ///
+    /// # Errors
+    /// When there is such a file already, or the disk fails.
     pub fn create(disk: Arc<dyn Disk>, path: &Path) -> Result<Store, Fault> {
+        let exists = |path: &Path| disk.exists(path).map_err(Fault::io("look for", path));
+        if exists(path)? {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(Fault::io("create", path)(error));
+        }
+        let aside = creation_name(path);
+        if exists(&aside)? {
+            disk.remove(&aside).map_err(Fault::io("remove", &aside))?;
+        }
         let file = disk
-            .open(path, Open::Create)
-            .map_err(Fault::io("create", path))?;
+            .open(&aside, Open::Create)
+            .map_err(Fault::io("create", &aside))?;
         lock(&*file, path)?;
         let size = 4 * u64::from(PAGE_SIZE);
         let mut pages = Vec::new();
@@ -84,6 +99,8 @@ impl Store {
         file.set_size(size).map_err(Fault::io("grow", path))?;
         file.write_at(&pages, 0).map_err(Fault::io("write", path))?;
         file.sync().map_err(Fault::io("sync", path))?;
+        disk.rename(&aside, path)
+            .map_err(Fault::io("rename", &aside))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         disk.sync_dir(folder).map_err(Fault::io("sync", folder))?;
         Store::from_file(disk, path, file)
@@ -212,17 +229,41 @@ impl Store {
         self.disk
             .sync_dir(&folder)
             .map_err(Fault::io("sync", &folder))?;
-        copy.path.clone_from(&self.path);
-        let state = State {
-            path: self.path.as_path().into(),
-            ..copy.committed.state.copy()
-        };
-        copy.committed = Committed {
-            state: Arc::new(state),
-        };
-        copy.readers = VecDeque::from([reader_entry(&copy.committed)]);
+        copy.take_name(&self.path);
         *self = copy;
         Ok(self.committed.clone())
+    }
+
+    /// Goes on with another database file, in the same folder, which takes this one's name. It is opened and
+    /// checked first. States of before that readers look at stay readable.
+    ///
+    /// # Errors
+    /// When the other file is damaged, which changes nothing; when the disk fails.
+    pub fn replace(&mut self, other: &Path) -> Result<Committed, Fault> {
+        let mut replacement = Store::open(self.disk.clone(), other)?;
+        self.disk
+            .rename(other, &self.path)
+            .map_err(Fault::io("rename", other))?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        self.disk
+            .sync_dir(folder)
+            .map_err(Fault::io("sync", folder))?;
+        replacement.take_name(&self.path);
+        *self = replacement;
+        Ok(self.committed.clone())
+    }
+
+    /// The file bears another name from now on.
+    fn take_name(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+        let state = State {
+            path: path.into(),
+            ..self.committed.state.copy()
+        };
+        self.committed = Committed {
+            state: Arc::new(state),
+        };
+        self.readers = VecDeque::from([reader_entry(&self.committed)]);
     }
 
     /// Fills an empty file with all buckets of `source`, in transactions of bounded size.
@@ -353,6 +394,13 @@ pub fn read_only(disk: &dyn Disk, path: &Path) -> Result<(Committed, Arc<dyn Fil
             path: path.to_owned(),
         }),
     }
+}
+
+/// The name of a new file until it is whole. etcd, too, removes names with this prefix when it starts.
+fn creation_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from("tmp-");
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
 }
 
 fn lock(file: &dyn File, path: &Path) -> Result<(), Fault> {

@@ -31,13 +31,13 @@ fn deliver(members: &mut [Member; 3], passes: impl Fn(&Envelope) -> bool) {
             break;
         }
         for envelope in sent {
-            step(members, envelope);
+            step(members, &envelope);
         }
     }
 }
 
 /// Over the wire, as between real members.
-fn step(members: &mut [Member; 3], envelope: Envelope) {
+fn step(members: &mut [Member; 3], envelope: &Envelope) {
     let envelope = Envelope::decode(envelope.encode()).expect("we wrote it");
     let to = envelope.to().0 as usize - 1;
     members[to].node.step(envelope).expect("it makes sense");
@@ -83,7 +83,7 @@ fn a_context_that_a_member_uses_twice_confirms_nothing_too_early() {
             break;
         }
         for envelope in passing {
-            step(&mut members, envelope);
+            step(&mut members, &envelope);
         }
     }
     assert_eq!(members[1].reads.len(), 1);
@@ -114,7 +114,7 @@ fn a_context_that_a_member_uses_twice_confirms_nothing_too_early() {
     members[0].node.step(repeated).expect("it makes sense");
     members[0].settle();
     for envelope in late {
-        step(&mut members, envelope);
+        step(&mut members, &envelope);
     }
     members[0].settle();
     assert!(members[0].reads.is_empty(), "{:?}", members[0].reads);
@@ -164,10 +164,10 @@ fn who_is_far_behind_is_sent_the_state_and_goes_on_from_there() {
                 snapshots += 1;
                 assert_eq!(envelope.snapshot_index(), Some(applied));
                 envelope = envelope.with_snapshot(&mark, text("state"));
-                step(&mut members, envelope);
+                step(&mut members, &envelope);
                 members[0].node.report_snapshot(NodeId(3), true);
             } else {
-                step(&mut members, envelope);
+                step(&mut members, &envelope);
             }
         }
     }
