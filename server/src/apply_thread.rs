@@ -4,20 +4,22 @@
 //! an answer finds its effect in every later read. Changes go to `commit_thread` from time to time,
 //! and compaction goes on in small steps in between.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use consensus::{ConfState, ConfigurationChange, Entry, EntryKind, NodeId};
+use consensus::{ConfState, ConfigurationChange, Entry, EntryKind, Envelope, NodeId, SnapshotMark};
 use mvcc::{CompactionState, RECENT_BYTES_MAX, Revision};
 use state_machine::{
-    Answer, Applied, CommandError, Fault, MemberId, Position, RequestId, StateMachine,
-    member_change,
+    Answer, Applied, CommandError, Fault, MemberChange, MemberId, Members, Position, RequestId,
+    Settings, StateMachine, member_change,
 };
 use storage::Committed;
 use storage::raft_snapshot::RaftSnapshot;
 use storage::wal;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::auth::Tokens;
@@ -25,7 +27,10 @@ use crate::clock;
 use crate::commit_thread::{Done, Job};
 use crate::lessor::Lessor;
 use crate::metrics::Metrics;
+use crate::node::Failure;
+use crate::peer::Transport;
 use crate::raft_thread::{self, to_log_configuration};
+use crate::received_database;
 use crate::requests::Requests;
 use crate::space_return::{self, SpaceReturn};
 use crate::views::{State, Views};
@@ -46,6 +51,10 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub enum Input {
     /// Committed entries, in order.
     Entries(Vec<Entry>),
+    /// A leader's state takes the place of this member's. Its database lies beside ours.
+    Install(SnapshotMark),
+    /// Send this member's state with this message.
+    SendSnapshot(Envelope),
     /// `commit_thread` has finished a job.
     Wake,
     /// Commit what is applied so far, and hand out the committed state.
@@ -75,7 +84,13 @@ pub struct Pace {
 
 /// The thread's state.
 pub struct ApplyThread {
+    id: NodeId,
     machine: StateMachine,
+    settings: Settings,
+    /// Folder of the database, where that of a leader's snapshot lies too.
+    snapshot_folder: PathBuf,
+    transport: Transport,
+    failure: UnboundedSender<Failure>,
     pace: Pace,
     inbox: Receiver<Input>,
     raft: SyncSender<raft_thread::Input>,
@@ -96,12 +111,36 @@ pub struct ApplyThread {
     commit_due: Option<Instant>,
     compaction_due: Option<Instant>,
     flushes: Vec<oneshot::Sender<Committed>>,
+    /// Messages that wait for a committed state to go with.
+    snapshots_to_send: Vec<Envelope>,
     space_return: SpaceReturn,
     compactions: Vec<(Revision, oneshot::Sender<()>)>,
 }
 
+/// What the thread begins with.
+pub struct Beginning {
+    /// This member.
+    pub id: NodeId,
+    /// The state found at start.
+    pub machine: StateMachine,
+    /// How a state is opened.
+    pub settings: Settings,
+    /// The configuration at its raft snapshot.
+    pub configuration: ConfState,
+    /// That snapshot's index.
+    pub snapshot_index: u64,
+    /// Folder of the database.
+    pub snapshot_folder: PathBuf,
+    /// When space is given back.
+    pub space_return: space_return::Pace,
+}
+
 /// Channels to the other threads.
 pub struct Doors {
+    /// To the other members.
+    pub transport: Transport,
+    /// Is told when this member is removed.
+    pub failure: UnboundedSender<Failure>,
     /// What others ask.
     pub inbox: Receiver<Input>,
     /// To `raft_thread`.
@@ -129,25 +168,25 @@ enum RunningJob {
     Commit {
         flushes: Vec<oneshot::Sender<Committed>>,
         snapshot: Option<RaftSnapshot>,
+        to_send: Vec<Envelope>,
     },
+    Replace,
     Sweep {
         moved_before: u64,
     },
 }
 
 impl ApplyThread {
-    /// Begins with a state machine, the configuration at its raft snapshot and that one's index.
-    pub fn new(
-        machine: StateMachine,
-        configuration: ConfState,
-        snapshot_index: u64,
-        pace: Pace,
-        space_return: space_return::Pace,
-        doors: Doors,
-    ) -> ApplyThread {
-        let space_return = SpaceReturn::new(space_return, doors.metrics.clone());
+    /// Begins with what was found at start.
+    pub fn new(beginning: Beginning, pace: Pace, doors: Doors) -> ApplyThread {
+        let space_return = SpaceReturn::new(beginning.space_return, doors.metrics.clone());
         ApplyThread {
-            machine,
+            id: beginning.id,
+            machine: beginning.machine,
+            settings: beginning.settings,
+            snapshot_folder: beginning.snapshot_folder,
+            transport: doors.transport,
+            failure: doors.failure,
             pace,
             inbox: doors.inbox,
             raft: doors.raft,
@@ -159,12 +198,13 @@ impl ApplyThread {
             watches: doors.watches,
             tokens: doors.tokens,
             metrics: doors.metrics,
-            configuration,
-            snapshot_index,
+            configuration: beginning.configuration,
+            snapshot_index: beginning.snapshot_index,
             job: None,
             commit_due: None,
             compaction_due: None,
             flushes: Vec::new(),
+            snapshots_to_send: Vec::new(),
             space_return,
             compactions: Vec::new(),
         }
@@ -214,8 +254,11 @@ impl ApplyThread {
         let mut taken = 0;
         let mut last = None;
         let mut going_on = true;
+        let mut install = None;
         while let Some(input) = next.take() {
             match input {
+                Input::Install(mark) => install = Some(mark),
+                Input::SendSnapshot(envelope) => self.snapshots_to_send.push(envelope),
                 Input::Entries(entries) => {
                     self.apply_all(&entries, &mut answers)?;
                     last = entries.last().map(|entry| entry.index).or(last);
@@ -228,7 +271,7 @@ impl ApplyThread {
                 Input::Stop => going_on = false,
             }
             taken += 1;
-            if going_on && taken < GATHERED_MAX {
+            if going_on && install.is_none() && taken < GATHERED_MAX {
                 next = self.inbox.try_recv().ok();
             }
         }
@@ -238,15 +281,19 @@ impl ApplyThread {
             self.publish();
             let changes = self.machine.take_changes();
             self.watches.publish(self.machine.view(), changes);
+            // Consensus takes one change of the members at a time: whoever is answered may ask for the
+            // next one. The raft thread ends before this one only when the member stops.
+            let _ = self.raft.send(raft_thread::Input::Applied(last));
             for applied in answers {
                 self.requests.answer(applied);
             }
-            // The raft thread ends before this one only when the member stops.
-            let _ = self.raft.send(raft_thread::Input::Applied(last));
         }
         for reply in pings {
             // Whoever asked may have given up.
             let _ = reply.send(());
+        }
+        if let Some(mark) = install {
+            self.install(&mark)?;
         }
         Ok(going_on)
     }
@@ -315,7 +362,9 @@ impl ApplyThread {
             })?;
         let id = RequestId(change.id);
         let is_new = position.index > self.machine.applied().index;
-        let result = self.machine.apply_member_change(position, member_change);
+        let result = self
+            .machine
+            .apply_member_change(position, member_change.clone());
         let (reply, configuration) = sync_channel(1);
         let change = result.is_ok().then_some(change);
         let _ = self
@@ -331,6 +380,7 @@ impl ApplyThread {
                 ids(&self.configuration.learners),
             );
             self.machine.set_configuration(&voters, &learners);
+            self.tell_transport(member_change);
         }
         let revision = self.machine.store().revision();
         Ok(Applied {
@@ -339,6 +389,92 @@ impl ApplyThread {
             result: result.map(|()| Answer::Done),
             revision,
         })
+    }
+
+    /// The transport reaches exactly the other members.
+    fn tell_transport(&self, change: MemberChange) {
+        match change {
+            MemberChange::Add(member) if member.id.0 != self.id.0 => {
+                self.transport
+                    .add_peer(NodeId(member.id.0), &member.peer_urls);
+            }
+            MemberChange::Update(member) if member.id.0 != self.id.0 => {
+                self.transport
+                    .update_peer(NodeId(member.id.0), &member.peer_urls);
+            }
+            MemberChange::Remove(id) if id.0 == self.id.0 => {
+                // Whoever listened is gone only when the member stops anyway.
+                let _ = self.failure.send(Failure::Removed);
+            }
+            MemberChange::Remove(id) => self.transport.remove_peer(NodeId(id.0)),
+            _ => {}
+        }
+    }
+
+    /// Goes on from a leader's state. What was applied here and not there does not exist: the leader has
+    /// committed all that we have.
+    fn install(&mut self, mark: &SnapshotMark) -> Result<(), Fault> {
+        // 1. The database, once the one before is at rest.
+        while self.job.is_some() {
+            match self.outcomes.recv() {
+                Ok(outcome) => self.finish_job(outcome?)?,
+                Err(_) => return Ok(()),
+            }
+        }
+        let name = received_database::file_name(wal::Index(mark.index.0));
+        let received = self.snapshot_folder.join(name);
+        self.start(Job::Replace(received), RunningJob::Replace);
+        let committed = match self.outcomes.recv() {
+            Ok(outcome) => outcome?.committed,
+            Err(_) => return Ok(()),
+        };
+        self.job = None;
+
+        // 2. What is in it.
+        let seen = self.machine.view().revision();
+        let others = self.machine.members();
+        self.machine = StateMachine::open(committed, self.settings)?;
+        self.machine.set_applied(Position {
+            index: mark.index.0,
+            term: mark.term.0,
+        })?;
+        self.configuration = mark.conf_state.clone();
+        self.snapshot_index = mark.index.0;
+        self.commit_due = None;
+        self.compaction_due = None;
+        self.space_return.start_over();
+
+        // 3. Those who follow it.
+        self.meet(&others);
+        self.lessor.start_over(self.machine.leases());
+        self.publish();
+        let revision = self.machine.view().revision();
+        self.watches.skip_to(seen.next(), revision);
+        let _ = self.raft.send(raft_thread::Input::Applied(mark.index));
+        tracing::info!(
+            index = mark.index.0,
+            revision = revision.0,
+            "goes on from a leader's snapshot"
+        );
+        Ok(())
+    }
+
+    /// Makes the transport know the members of now in place of those of before.
+    fn meet(&self, before: &Members) {
+        let members = self.machine.members();
+        for member in members.iter().filter(|member| member.id.0 != self.id.0) {
+            let id = NodeId(member.id.0);
+            match before.get(member.id) {
+                None => self.transport.add_peer(id, &member.peer_urls),
+                Some(old) if old.peer_urls != member.peer_urls => {
+                    self.transport.update_peer(id, &member.peer_urls);
+                }
+                Some(_) => {}
+            }
+        }
+        for gone in before.iter().filter(|old| members.get(old.id).is_none()) {
+            self.transport.remove_peer(NodeId(gone.id.0));
+        }
     }
 
     fn publish(&mut self) {
@@ -364,8 +500,16 @@ impl ApplyThread {
             took,
         } = done;
         match self.job.take().expect("an outcome follows a job") {
-            RunningJob::Commit { flushes, snapshot } => {
+            RunningJob::Replace => unreachable!("whoever replaces waits for it"),
+            RunningJob::Commit {
+                flushes,
+                snapshot,
+                to_send,
+            } => {
                 self.machine.store().batch_committed(committed.clone())?;
+                for envelope in to_send {
+                    self.transport.send_snapshot(envelope, committed.clone());
+                }
                 for waiting in flushes {
                     // Whoever waited may have gone meanwhile.
                     let _ = waiting.send(committed.clone());
@@ -422,6 +566,7 @@ impl ApplyThread {
     fn is_commit_due(&mut self) -> bool {
         let store = self.machine.store();
         !self.flushes.is_empty()
+            || !self.snapshots_to_send.is_empty()
             || store.wants_commit()
             || store.batch().operations() as u64 >= self.pace.commit_operations
             || store.compaction_state() == CompactionState::WaitsForCommit
@@ -440,10 +585,31 @@ impl ApplyThread {
                     data: self.machine.members().to_v2_tree(position.index),
                 }
             });
+        let to_send = self.snapshots_of(position);
         let batch = self.machine.take_batch();
         self.commit_due = None;
-        let flushes = std::mem::take(&mut self.flushes);
-        self.start(Job::Commit(batch), RunningJob::Commit { flushes, snapshot });
+        let running = RunningJob::Commit {
+            flushes: std::mem::take(&mut self.flushes),
+            snapshot,
+            to_send,
+        };
+        self.start(Job::Commit(batch), running);
+    }
+
+    /// The messages that wait for a state, with that of now.
+    fn snapshots_of(&mut self, position: Position) -> Vec<Envelope> {
+        let waiting = std::mem::take(&mut self.snapshots_to_send);
+        if waiting.is_empty() {
+            return waiting;
+        }
+        let mark = SnapshotMark {
+            index: consensus::Index(position.index),
+            term: consensus::Term(position.term),
+            conf_state: self.configuration.clone(),
+        };
+        let data = self.machine.members().to_v2_tree(position.index);
+        let with = |envelope: Envelope| envelope.with_snapshot(&mark, data.clone());
+        waiting.into_iter().map(with).collect()
     }
 
     fn start(&mut self, job: Job, running: RunningJob) {

@@ -57,7 +57,11 @@ async fn by_revisions(keep: NonZeroU64, member: &Member) {
     }
 }
 
+/// The leader does it for all.
 async fn compact(revision: Revision, member: &Member) {
+    if !member.leads() {
+        return;
+    }
     let request = CompactionRequest {
         revision: revision.0,
         physical: false,

@@ -14,6 +14,13 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The time of day as text, with nanoseconds, in UTC.
+pub fn rfc3339() -> String {
+    let now = time::OffsetDateTime::from(wall());
+    now.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
+}
+
 /// The time of day since 1970; zero before that.
 pub fn since_unix_epoch() -> Duration {
     wall().duration_since(UNIX_EPOCH).unwrap_or_default()

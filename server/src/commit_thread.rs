@@ -1,5 +1,6 @@
 //! Owns the database file: makes batches of changes durable while new ones are applied.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub enum Job {
     Commit(Batch),
     /// Carry a sweep on by a commit that writes about so many pages.
     Sweep(Sweep, u64),
+    /// Go on with another database, which a leader has sent: this file, whose name it loses.
+    Replace(PathBuf),
 }
 
 /// What became of a job.
@@ -50,6 +53,7 @@ impl CommitThread {
             let (outcome, sweep) = match job {
                 Job::Commit(batch) => (self.store.commit(batch), None),
                 Job::Sweep(mut sweep, pages) => (self.store.sweep(&mut sweep, pages), Some(sweep)),
+                Job::Replace(path) => (self.store.replace(&path), None),
             };
             let took = clock::monotonic() - started;
             let metric = &self.metrics.disk.backend_commit_duration;

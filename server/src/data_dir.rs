@@ -3,15 +3,17 @@
 //! ```text
 //! DATA/member/snap/db                     the database
 //! DATA/member/snap/<term>-<index>.snap    raft snapshots
+//! DATA/member/snap/<index>.snap.db        a database that a leader has sent
 //! DATA/member/wal/                        the log, or --wal-dir
 //! ```
 //!
-//! Whatever must be refused is refused before anything in the directory is changed.
+//! Whatever must be refused is refused before anything in the directory is changed, but for a database
+//! that a leader has sent and that takes its place first: no start does without it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use consensus::{ConfState, ConfigurationChange, ConfigurationChangeKind, Entry, EntryKind};
+use consensus::{ConfState, ConfigurationChange, Entry, EntryKind};
 use state_machine::{
     Command, CommandError, Member, MemberId, Position, Settings, StateMachine, read_position,
 };
@@ -19,9 +21,12 @@ use storage::disk::Disk;
 use storage::raft_snapshot::{self, RaftSnapshot};
 use storage::{Fault, Store, wal};
 
-use crate::config::{Config, InitialClusterState};
-use crate::identity::{ClusterId, Identity, cluster_id, member_id};
+use crate::bootstrap::{self, Alone, Ask, Beginning};
+use crate::config::{Config, Refusal};
+use crate::identity::{ClusterId, Identity};
 use crate::lessor::ttl_min;
+use crate::raft_thread::{to_log_entry, to_log_state};
+use crate::received_database;
 
 /// Why a member cannot start on a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,9 @@ pub enum StartError {
     /// A setting that counts for a new cluster only.
     #[error("{0}")]
     Setting(String),
+    /// What other members, or the name service, say; it may be otherwise at the next attempt.
+    #[error("{0}")]
+    Cluster(String),
     /// The directory as a whole.
     #[error("cannot use the data directory {}: {what}", path.display())]
     Refused {
@@ -48,6 +56,12 @@ pub enum StartError {
         /// Why, and what to do.
         what: String,
     },
+}
+
+impl From<Refusal> for StartError {
+    fn from(refusal: Refusal) -> StartError {
+        StartError::Setting(refusal.to_string())
+    }
 }
 
 /// Everything that the threads of a member begin with.
@@ -62,6 +76,8 @@ pub struct Opened {
     pub log: wal::Log,
     /// What consensus begins with.
     pub initial: consensus::Initial,
+    /// The other members of a cluster that this one joins. Its log does not tell of them yet.
+    pub remotes: Vec<Member>,
     /// Whether the directory was made just now.
     pub new: bool,
 }
@@ -98,8 +114,9 @@ impl Paths {
     }
 }
 
-/// Opens the data directory that a configuration names; makes it when there is none.
-pub fn open(config: &Config, disk: &Arc<dyn Disk>) -> Result<Opened, StartError> {
+/// Opens the data directory that a configuration names; makes it when there is none. Other members are
+/// asked only then.
+pub fn open(config: &Config, disk: &Arc<dyn Disk>, ask: &dyn Ask) -> Result<Opened, StartError> {
     let paths = Paths::of(config);
     let has_log = wal::Log::exists(&**disk, &paths.wal)?;
     let has_database = disk
@@ -107,7 +124,7 @@ pub fn open(config: &Config, disk: &Arc<dyn Disk>) -> Result<Opened, StartError>
         .map_err(Fault::io("look for", &paths.db))?;
     match has_log {
         true => reopen(config, &paths, disk, has_database),
-        false => create(config, &paths, disk, has_database),
+        false => create(config, &paths, disk, has_database, ask),
     }
 }
 
@@ -116,47 +133,19 @@ fn create(
     paths: &Paths,
     disk: &Arc<dyn Disk>,
     has_database: bool,
+    ask: &dyn Ask,
 ) -> Result<Opened, StartError> {
-    // 1. Who this member will be.
-    config
-        .check_bootstrap()
-        .map_err(|refusal| StartError::Setting(refusal.to_string()))?;
-    if config.initial_cluster_state == InitialClusterState::Existing {
-        return Err(StartError::Setting(format!(
-            "--initial-cluster-state is \"existing\", but {} holds no data, and joining a running \
-             cluster is not part of this version; set it to \"new\" to make a cluster of one member",
-            paths.data.display()
-        )));
-    }
-    let members: Vec<Member> = config
-        .initial_cluster
-        .iter()
-        .map(|first| {
-            let peer_urls: Vec<String> = first.peer_urls.iter().map(ToString::to_string).collect();
-            Member {
-                id: member_id(&peer_urls, &config.initial_cluster_token),
-                peer_urls,
-                learner: false,
-                name: first.name.clone(),
-                client_urls: Vec::new(),
-            }
-        })
-        .collect();
-    let own = config
-        .initial_cluster
-        .iter()
-        .position(|member| member.name == config.name);
-    let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
-    let member = ids[own.expect("checked above")];
-    let identity = Identity {
-        cluster: cluster_id(&ids),
-        member,
-    };
-
-    // 2. A database without a log: only what a start that was cut short has left may be there.
+    // 1. A database without a log: only what a start that was cut short has left may be there.
     if has_database {
         refuse_database_without_log(paths, disk)?;
     }
+
+    // 2. Who this member will be.
+    let Beginning {
+        identity,
+        entries,
+        remotes,
+    } = bootstrap::begin(config, ask)?;
 
     // 3. The folders and the database, empty.
     for folder in [&paths.data, &paths.data.join("member"), &paths.snap] {
@@ -171,29 +160,32 @@ fn create(
     };
     let machine = open_machine(config, &store)?;
 
-    // 4. The log, which begins with the members.
-    let entries = bootstrap_entries(members);
-    let commit = entries.len() as u64;
-    let state = consensus::HardState {
-        term: consensus::Term(1),
-        vote: 0,
-        commit: consensus::Index(commit),
+    // 4. The log. That of a new cluster begins with the members; all of them write the same entries, so
+    // these count as agreed on. In a running cluster the log is empty, and others will fill it.
+    let hard_state = match entries.last() {
+        None => consensus::HardState::default(),
+        Some(last) => consensus::HardState {
+            term: last.term,
+            vote: 0,
+            commit: last.index,
+        },
     };
-    let first: Vec<wal::Record> = entries
+    let mut first: Vec<wal::Record> = entries
         .iter()
-        .map(|entry| wal::Record::Entry(crate::raft_thread::to_log_entry(entry)))
-        .chain([wal::Record::State(crate::raft_thread::to_log_state(state))])
+        .map(|entry| wal::Record::Entry(to_log_entry(entry)))
         .collect();
+    if !first.is_empty() {
+        first.push(wal::Record::State(to_log_state(hard_state)));
+    }
     let metadata = wal::Metadata {
         node_id: wal::NodeId(identity.member.0),
         cluster_id: wal::ClusterId(identity.cluster.0),
     };
     let options = wal::Options::default();
     let log = wal::Log::create(disk.clone(), &paths.wal, metadata, &first, options)?;
-    let snapshot = consensus::SnapshotMark::default();
     let initial = consensus::Initial {
-        hard_state: state,
-        snapshot,
+        hard_state,
+        snapshot: consensus::SnapshotMark::default(),
         entries,
     };
     Ok(Opened {
@@ -202,29 +194,9 @@ fn create(
         machine,
         log,
         initial,
+        remotes,
         new: true,
     })
-}
-
-/// The entries that every first member of a cluster writes: all members, ascending by id.
-pub(crate) fn bootstrap_entries(mut members: Vec<Member>) -> Vec<Entry> {
-    members.sort_by_key(|member| member.id);
-    let entry = |(number, member): (usize, &Member)| {
-        let context = serde_json::to_vec(member).expect("a member is plain data");
-        let change = ConfigurationChange {
-            id: 0,
-            kind: ConfigurationChangeKind::AddNode,
-            node_id: consensus::NodeId(member.id.0),
-            context: Some(context.into()),
-        };
-        Entry {
-            kind: EntryKind::ConfigurationChange,
-            term: consensus::Term(1),
-            index: consensus::Index(number as u64 + 1),
-            data: change.encode(),
-        }
-    };
-    members.iter().enumerate().map(entry).collect()
 }
 
 fn refuse_database_without_log(paths: &Paths, disk: &Arc<dyn Disk>) -> Result<(), StartError> {
@@ -267,15 +239,24 @@ fn reopen(
             term: snapshot.term,
         });
 
-    // 2. Read everything, change nothing.
+    // 2. Read the log, change nothing.
     let recovered = wal::read(&**disk, &paths.wal, start)?;
+
+    // 3. The database; that of the snapshot, if it was received and the member stopped before using it.
+    let adopted = received_database::adopt(&**disk, paths, start.index)?;
+    if adopted {
+        tracing::info!(
+            index = start.index.0,
+            "took over the database that a leader has sent"
+        );
+    }
+    let has_database = has_database || adopted;
     if !has_database && start.index.0 > 0 {
         return Err(StartError::Refused {
             path: paths.db.clone(),
             what: format!(
-                "the database is missing, and the log alone begins at entry {}; \
-                 restore this member from a backup",
-                start.index.0
+                "the database is missing, and the log alone begins at entry {}; {}",
+                start.index.0, RENEW
             ),
         });
     }
@@ -290,46 +271,119 @@ fn reopen(
     };
     let snapshot_mark = to_mark(snapshot.as_ref());
     refuse_mismatch(paths, &machine, identity, &snapshot_mark, &recovered)?;
-    refuse_unsupported(
-        paths,
-        identity,
-        machine.applied(),
-        &snapshot_mark,
-        &recovered.entries,
-    )?;
+    refuse_undecodable(paths, machine.applied(), &recovered.entries)?;
+    let found = consensus::Initial {
+        hard_state: from_log_state(recovered.hard_state),
+        snapshot: snapshot_mark,
+        entries: recovered.entries.iter().map(from_log_entry).collect(),
+    };
+    let alone = match config.force_new_cluster {
+        true => Some(go_alone(paths, &machine, identity, &found)?),
+        false => None,
+    };
 
-    // 3. Open the log for appending; remains of a torn write go now.
-    let (log, recovered) =
+    // 4. Open the log for appending; remains of a torn write go now.
+    let (mut log, recovered) =
         wal::Log::open(disk.clone(), &paths.wal, start, wal::Options::default())?;
     if let Some(copy) = &recovered.repaired {
         tracing::warn!(copy = %copy.display(), "cut a torn write off the end of the log");
     }
-    let entries = recovered.entries.iter().map(from_log_entry).collect();
-    let initial = consensus::Initial {
-        hard_state: from_log_state(recovered.hard_state),
-        snapshot: snapshot_mark,
-        entries,
+    let initial = match alone {
+        Some(alone) => write_alone(&mut log, found, alone)?,
+        None => found,
     };
+    received_database::clean(&**disk, paths, machine.applied().index)?;
     Ok(Opened {
         identity,
         store,
         machine,
         log,
         initial,
+        remotes: Vec::new(),
         new: false,
     })
 }
 
-fn open_machine(config: &Config, store: &Store) -> Result<StateMachine, StartError> {
-    let settings = Settings {
-        lease_ttl_min: ttl_min(config.heartbeat_interval, config.election_timeout),
-        persist_lease_checkpoints: config.lease_checkpoint_persist,
+/// What `--force-new-cluster` changes.
+fn go_alone(
+    paths: &Paths,
+    machine: &StateMachine,
+    identity: Identity,
+    found: &consensus::Initial,
+) -> Result<Alone, StartError> {
+    let refused = |what: String| StartError::Refused {
+        path: paths.data.clone(),
+        what,
     };
-    StateMachine::open(store.committed().clone(), settings).map_err(|source| StartError::Database {
-        path: store.path().to_owned(),
-        source,
+    if machine.members().is_removed(identity.member) {
+        return Err(refused(format!(
+            "--force-new-cluster: member {} was removed from its cluster, and an id never comes back; \
+             make a new cluster of its database with: holdfast snapshot restore {} --skip-hash-check",
+            identity.member,
+            paths.db.display()
+        )));
+    }
+    let found = bootstrap::Found {
+        own: identity.node(),
+        snapshot: &found.snapshot,
+        hard_state: found.hard_state,
+        applied: consensus::Index(machine.applied().index),
+        entries: &found.entries,
+    };
+    bootstrap::alone(&found).map_err(refused)
+}
+
+/// Appends what makes a member the only one, durably.
+fn write_alone(
+    log: &mut wal::Log,
+    found: consensus::Initial,
+    alone: Alone,
+) -> Result<consensus::Initial, Fault> {
+    let Alone {
+        kept,
+        appended,
+        hard_state,
+    } = alone;
+    let mut entries = found.entries;
+    let dropped = entries.iter().filter(|entry| entry.index > kept).count();
+    entries.retain(|entry| entry.index <= kept);
+    tracing::warn!(
+        dropped_entries = dropped,
+        appended_changes = appended.len(),
+        "forcing a new cluster: this member goes on alone"
+    );
+    let records: Vec<wal::Entry> = appended.iter().map(to_log_entry).collect();
+    log.append(&records, Some(&to_log_state(hard_state)))?;
+    log.sync()?;
+    entries.extend(appended);
+    Ok(consensus::Initial {
+        hard_state,
+        entries,
+        ..found
     })
 }
+
+fn open_machine(config: &Config, store: &Store) -> Result<StateMachine, StartError> {
+    StateMachine::open(store.committed().clone(), settings(config)).map_err(|source| {
+        StartError::Database {
+            path: store.path().to_owned(),
+            source,
+        }
+    })
+}
+
+/// How a state is opened.
+pub fn settings(config: &Config) -> Settings {
+    Settings {
+        lease_ttl_min: ttl_min(config.heartbeat_interval, config.election_timeout),
+        persist_lease_checkpoints: config.lease_checkpoint_persist,
+        learners_max: config.max_learners,
+    }
+}
+
+/// The way out for a member whose data are not whole.
+const RENEW: &str = "restore this member from a backup, or remove it from its cluster and add it again \
+                     with an empty data directory";
 
 /// Database and log must be of one member, and without a gap between them.
 fn refuse_mismatch(
@@ -347,7 +401,9 @@ fn refuse_mismatch(
     };
     let members = machine.members();
     let applied = machine.applied().index;
-    if members.iter().next().is_some() && members.get(identity.member).is_none() {
+    let known = members.get(identity.member).is_some() || members.is_removed(identity.member);
+    let added = entered_at(identity, snapshot, &recovered.entries);
+    if !known && added.is_some_and(|added| added <= applied) && applied > 0 {
         return refused(format!(
             "the log in {} is of member {}, which the database {} does not know; \
              they belong to different clusters, so put the right ones together",
@@ -358,8 +414,7 @@ fn refuse_mismatch(
     }
     if applied < snapshot.index.0 {
         return refused(format!(
-            "the database holds entries up to {applied}, but the log begins behind snapshot {}; \
-             restore this member from a backup",
+            "the database holds entries up to {applied}, but the log begins behind snapshot {}; {RENEW}",
             snapshot.index.0
         ));
     }
@@ -370,79 +425,55 @@ fn refuse_mismatch(
     if applied > last {
         return refused(format!(
             "the database holds entries up to {applied}, but the log ends at {last}; \
-             the log has lost entries: restore this member from a backup"
+             the log has lost entries: {RENEW}"
         ));
     }
     Ok(())
 }
 
-/// This version runs one member and knows no leases and no authorization. It must not pass over
-/// entries that need more.
-fn refuse_unsupported(
-    paths: &Paths,
+/// At which entry the log tells that this member belongs to the cluster. A member that has joined may
+/// have applied entries from before it was added.
+fn entered_at(
     identity: Identity,
-    applied: Position,
     snapshot: &consensus::SnapshotMark,
     entries: &[wal::Entry],
-) -> Result<(), StartError> {
-    let refused = |what: String| {
-        Err(StartError::Refused {
-            path: paths.data.clone(),
-            what,
-        })
+) -> Option<u64> {
+    let node = identity.node();
+    let ConfState { voters, learners } = &snapshot.conf_state;
+    if voters.contains(&node) || learners.contains(&node) {
+        return Some(snapshot.index.0);
+    }
+    let adds_it = |entry: &&wal::Entry| {
+        entry.kind == wal::EntryKind::ConfChange
+            && ConfigurationChange::decode(&entry.data).is_ok_and(|change| change.node_id == node)
     };
-    let mut voters = snapshot.conf_state.voters.clone();
-    let mut learners: Vec<consensus::NodeId> = snapshot.conf_state.learners.clone();
-    for entry in entries {
-        let at = |error: CommandError| format!("entry {} of the log: {error}", entry.index.0);
-        match entry.kind {
-            wal::EntryKind::Normal if entry.index.0 > applied.index => {
-                if let Err(error) = Command::decode(&entry.data) {
-                    return refused(at(error));
-                }
-            }
-            wal::EntryKind::Normal => {}
-            wal::EntryKind::ConfChange => match ConfigurationChange::decode(&entry.data) {
-                Ok(change) => follow(&change, &mut voters, &mut learners),
-                Err(error) => return refused(at(CommandError::Malformed(error.to_string()))),
-            },
-            wal::EntryKind::ConfChangeV2 => {
-                return refused(at(CommandError::Unsupported(
-                    "configuration change, second form",
-                )));
-            }
-        }
-    }
-    if voters != [identity.node()] {
-        let count = voters.len() + learners.len();
-        return refused(format!(
-            "it belongs to a cluster of {count} members, and this version of holdfast runs one; \
-             go on with etcd on this data directory"
-        ));
-    }
-    Ok(())
+    entries.iter().find(adds_it).map(|entry| entry.index.0)
 }
 
-fn follow(
-    change: &ConfigurationChange,
-    voters: &mut Vec<consensus::NodeId>,
-    learners: &mut Vec<consensus::NodeId>,
-) {
-    let id = change.node_id;
-    match change.kind {
-        ConfigurationChangeKind::UpdateNode => {}
-        ConfigurationChangeKind::AddNode => {
-            learners.retain(|learner| *learner != id);
-            if !voters.contains(&id) {
-                voters.push(id);
-            }
-        }
-        ConfigurationChangeKind::AddLearnerNode => learners.push(id),
-        ConfigurationChangeKind::RemoveNode => {
-            voters.retain(|voter| *voter != id);
-            learners.retain(|learner| *learner != id);
-        }
+/// No entry may be passed over because it asks for something that this version does not know.
+fn refuse_undecodable(
+    paths: &Paths,
+    applied: Position,
+    entries: &[wal::Entry],
+) -> Result<(), StartError> {
+    let refused = |index: wal::Index, error: CommandError| StartError::Refused {
+        path: paths.data.clone(),
+        what: format!("entry {} of the log: {error}", index.0),
+    };
+    for entry in entries {
+        let decoded = match entry.kind {
+            wal::EntryKind::Normal if entry.index.0 <= applied.index => Ok(()),
+            wal::EntryKind::Normal => Command::decode(&entry.data).map(drop),
+            wal::EntryKind::ConfChange => ConfigurationChange::decode(&entry.data)
+                .map(drop)
+                .map_err(|error| CommandError::Malformed(error.to_string())),
+            wal::EntryKind::ConfChangeV2 => Err(CommandError::Unsupported(
+                "configuration change, second form",
+            )),
+        };
+        decoded.map_err(|error| refused(entry.index, error))?;
     }
+    Ok(())
 }
 
 pub(crate) fn make_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Fault> {
@@ -498,3 +529,6 @@ fn from_log_state(state: wal::HardState) -> consensus::HardState {
         commit: consensus::Index(state.commit.0),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,17 +96,8 @@ struct Clock {
 impl Lessor {
     /// Begins with the leases that there are, of which none runs out before this member leads.
     pub fn new(leases: &Leases, pace: LessorPace, metrics: Arc<Metrics>) -> Lessor {
-        let clock = |lease: &state_machine::Lease| Clock {
-            ttl: lease.ttl,
-            remaining: lease.remaining,
-            expiry: None,
-            look: None,
-        };
         let clocks = Clocks {
-            leases: leases
-                .iter()
-                .map(|(id, lease)| (id, clock(lease)))
-                .collect(),
+            leases: of_leases(leases),
             ..Clocks::default()
         };
         Lessor {
@@ -115,6 +106,14 @@ impl Lessor {
             clocks: Mutex::new(clocks),
             metrics,
         }
+    }
+
+    /// The leases are these now: a leader has sent its state, so this member does not lead.
+    pub(crate) fn start_over(&self, leases: &Leases) {
+        let mut clocks = self.lock();
+        clocks.stop_leading();
+        self.leads_in.store(0, Ordering::Release);
+        clocks.leases = of_leases(leases);
     }
 
     /// Takes in what the log has done to leases.
@@ -215,6 +214,19 @@ impl Lessor {
         // A panic elsewhere ends the member; until then the clocks are whole between any two calls.
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn of_leases(leases: &Leases) -> HashMap<LeaseId, Clock> {
+    let clock = |lease: &state_machine::Lease| Clock {
+        ttl: lease.ttl,
+        remaining: lease.remaining,
+        expiry: None,
+        look: None,
+    };
+    leases
+        .iter()
+        .map(|(id, lease)| (id, clock(lease)))
+        .collect()
 }
 
 impl Clocks {

@@ -7,10 +7,12 @@ pub mod config;
 pub mod commands;
 
 // From the first to the last moment of a member.
+pub mod bootstrap;
 pub mod data_dir;
 pub mod identity;
 pub mod node;
 pub mod publish;
+pub mod received_database;
 pub mod relief;
 pub mod serve;
 
@@ -18,10 +20,17 @@ pub mod serve;
 pub mod apply_thread;
 pub mod commit_thread;
 pub mod lessor;
+pub mod linearizable;
+pub mod peer_doors;
 pub mod raft_thread;
 pub mod requests;
 pub mod views;
 pub mod watch;
+
+// From member to member.
+pub mod cluster_version;
+pub mod corruption;
+pub mod peer;
 
 // What clients and operators see.
 pub mod api;

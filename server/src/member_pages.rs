@@ -77,7 +77,7 @@ impl Pages for MemberPages {
     }
 
     fn is_learner(&self) -> bool {
-        false
+        self.member.is_learner()
     }
 
     fn alarms(&self) -> Alarms {
@@ -93,11 +93,11 @@ impl Pages for MemberPages {
     }
 
     fn linearizable_read(&self) -> Check<'_> {
-        let state = self.member.linearizable_state();
-        let answer = state
-            .map_err(|status| status.message().to_owned())
-            .and_then(|_| self.read());
-        Box::pin(ready(answer))
+        Box::pin(async {
+            let state = self.member.linearizable_state().await;
+            state.map_err(|status| status.message().to_owned())?;
+            self.read()
+        })
     }
 
     fn variables(&self) -> String {

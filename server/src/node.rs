@@ -8,25 +8,30 @@
 //! | `watch`         | whom to tell what                          | nobody          |
 //! | tokio's         | one connection or call each, nothing shared| all             |
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use consensus::Node as Consensus;
+use consensus::{Node as Consensus, NodeId};
 use storage::disk::Disk;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::api::{Limits, Member};
-use crate::apply_thread::{self, ApplyThread, Doors, Pace};
+use crate::apply_thread::{self, ApplyThread, Beginning, Doors, Pace};
 use crate::auth::Tokens;
 use crate::commit_thread::CommitThread;
 use crate::config::{Config, KeepFiles, Quota};
 use crate::data_dir::{self, Opened, Paths, StartError};
+use crate::identity::Identity;
 use crate::lessor::{Lessor, LessorPace};
+use crate::linearizable::Reads;
 use crate::metrics::Metrics;
+use crate::peer::{self, Asker, PeerClient, Transport};
+use crate::peer_doors::PeerDoors;
 use crate::raft_thread::{self, LogFiles, RaftThread};
 use crate::requests::{QUEUE_LENGTH_MAX, Requests, first_request_id};
 use crate::views::{ConsensusState, State, Views};
@@ -45,6 +50,12 @@ pub enum Failure {
     /// The state that the log leads to.
     #[error(transparent)]
     State(#[from] state_machine::Fault),
+    /// The cluster has removed this member.
+    #[error(
+        "the member has been permanently removed from the cluster; remove its data directory before \
+         it joins again"
+    )]
+    Removed,
     /// A mistake of ours.
     #[error("{thread} broke an invariant and panicked; the lines above say where")]
     Panic {
@@ -70,13 +81,16 @@ impl Node {
         disk: &Arc<dyn Disk>,
         metrics: Arc<Metrics>,
     ) -> Result<Node, StartError> {
-        let opened = data_dir::open(config, disk)?;
+        let ask = Asker::new(config.peer_tls.clone())
+            .map_err(|source| StartError::Setting(format!("cannot ask other members: {source}")))?;
+        let opened = data_dir::open(config, disk, &ask)?;
         let Opened {
             identity,
             store,
             mut machine,
             log,
             initial,
+            remotes,
             new,
         } = opened;
 
@@ -113,6 +127,21 @@ impl Node {
         let tokens = Arc::new(tokens);
         let watches = Arc::new(Watches::new(machine.view().revision(), metrics.clone()));
 
+        let peer_doors = Arc::new(PeerDoors {
+            raft: raft.clone(),
+            failure: failure.clone(),
+            views: views.clone(),
+            member: OnceLock::new(),
+        });
+        let transport = start_transport(config, identity, disk, &metrics, peer_doors.clone());
+        let members = machine.members();
+        for other in members.iter().filter(|other| other.id != identity.member) {
+            transport.add_peer(NodeId(other.id.0), &other.peer_urls);
+        }
+        for other in &remotes {
+            transport.add_remote(NodeId(other.id.0), &other.peer_urls);
+        }
+
         // 3. The threads.
         let commit_thread = CommitThread {
             store,
@@ -122,6 +151,8 @@ impl Node {
             metrics: metrics.clone(),
         };
         let doors = Doors {
+            transport: transport.clone(),
+            failure: failure.clone(),
             inbox: apply_inbox,
             raft: raft.clone(),
             jobs,
@@ -139,19 +170,23 @@ impl Node {
             snapshot_count: config.snapshot_count.get(),
             slow_apply: config.warning_apply_duration,
         };
-        let snapshot_index = snapshot.index.0;
-        let apply_thread = ApplyThread::new(
+        let beginning = Beginning {
+            id: identity.node(),
             machine,
-            snapshot.conf_state,
-            snapshot_index,
-            pace,
-            config.space_return,
-            doors,
-        );
+            settings: data_dir::settings(config),
+            configuration: snapshot.conf_state,
+            snapshot_index: snapshot.index.0,
+            snapshot_folder: Paths::of(config).snap,
+            space_return: config.space_return,
+        };
+        let apply_thread = ApplyThread::new(beginning, pace, doors);
         let raft_thread = RaftThread {
             node: consensus,
             log,
             files: log_files(config, disk),
+            transport: transport.clone(),
+            reads: Reads::new(first_request_id(identity.member.0, started)),
+            held: VecDeque::new(),
             inbox: raft_inbox,
             apply: apply.clone(),
             requests: requests.clone(),
@@ -180,6 +215,11 @@ impl Node {
             views,
             consensus: state,
             requests,
+            transport,
+            peer_client: Arc::new(PeerClient::new(
+                config.peer_tls.clone(),
+                dial_timeout(config),
+            )),
             apply: apply.clone(),
             lessor,
             watches,
@@ -187,8 +227,10 @@ impl Node {
             limits,
             metrics,
         };
+        let member = Arc::new(member);
+        let _ = peer_doors.member.set(Arc::downgrade(&member));
         Ok(Node {
-            member: Arc::new(member),
+            member,
             raft,
             apply,
             threads,
@@ -232,6 +274,7 @@ impl Node {
             let _ = thread.join();
         }
         let _ = apply.send(apply_thread::Input::Stop);
+        member.transport.stop();
         member.watches.stop();
         drop((apply, raft));
         for thread in threads {
@@ -247,7 +290,7 @@ impl Node {
 
 fn start_consensus(
     config: &Config,
-    identity: &crate::identity::Identity,
+    identity: &Identity,
     initial: consensus::Initial,
 ) -> Result<Consensus, StartError> {
     let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
@@ -266,6 +309,33 @@ fn start_consensus(
     })
 }
 
+/// Needs to be called within a runtime, on which the transport's tasks then run.
+fn start_transport(
+    config: &Config,
+    identity: Identity,
+    disk: &Arc<dyn Disk>,
+    metrics: &Arc<Metrics>,
+    doors: Arc<PeerDoors>,
+) -> Transport {
+    let advertised = config.initial_advertise_peer_urls.iter();
+    let settings = peer::Settings {
+        id: identity.node(),
+        cluster: identity.cluster.0,
+        peer_urls: advertised.map(ToString::to_string).collect(),
+        tls: config.peer_tls.clone(),
+        dial_timeout: dial_timeout(config),
+        snapshot_folder: Paths::of(config).snap,
+        disk: disk.clone(),
+        metrics: metrics.clone(),
+    };
+    Transport::start(settings, doors, tokio::runtime::Handle::current())
+}
+
+/// etcd's value.
+fn dial_timeout(config: &Config) -> Duration {
+    Duration::from_secs(1) + config.election_timeout
+}
+
 fn limits(config: &Config) -> Limits {
     Limits {
         quota: match config.quota {
@@ -275,6 +345,8 @@ fn limits(config: &Config) -> Limits {
         request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
         txn_operations: usize::try_from(config.max_txn_ops).unwrap_or(usize::MAX),
         bcrypt_cost: config.bcrypt_cost,
+        strict_reconfiguration: config.strict_reconfig_check,
+        election_timeout: config.election_timeout,
         slow_request: config.warning_unary_request_duration,
         progress_interval: config.watch_progress_notify_interval,
     }
@@ -289,6 +361,7 @@ fn log_files(config: &Config, disk: &Arc<dyn Disk>) -> LogFiles {
         disk: disk.clone(),
         snapshot_folder: Paths::of(config).snap,
         segments_max: count(config.max_wals),
+        entries_kept: config.snapshot_catchup_entries,
         snapshots_max: count(config.max_snapshots),
     }
 }

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use proto::etcdserverpb::InternalRaftRequest;
-use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use tonic::{Code, Status};
 
 use crate::api::{Caller, Member};
-use crate::config::{CLUSTER_VERSION, Config};
+use crate::cluster_version;
+use crate::config::Config;
 
 /// Between two tries while there is no leader.
 const RETRY: Duration = Duration::from_millis(10);
@@ -27,8 +28,12 @@ pub async fn publish(config: &Config, member: &Member) -> Result<(), Status> {
             Some(own) if own.name != config.name || own.client_urls != urls => {
                 attributes(id.0, config.name.clone(), urls.clone())
             }
-            Some(_) if members.version().is_none() => version(),
-            Some(_) if member.linearizable_state().is_ok() => return Ok(()),
+            Some(_) if member.linearizable_state().await.is_ok() => {
+                if member.leads() && member.cluster_version().is_none() {
+                    cluster_version::decide(member).await;
+                }
+                return Ok(());
+            }
             _ => {
                 // Not applied yet that there is such a member, or nobody leads.
                 tokio::time::sleep(RETRY).await;
@@ -52,15 +57,6 @@ fn attributes(member_id: u64, name: String, client_urls: Vec<String>) -> Interna
         cluster_member_attr_set: Some(ClusterMemberAttrSetRequest {
             member_id,
             member_attributes,
-        }),
-        ..Default::default()
-    }
-}
-
-fn version() -> InternalRaftRequest {
-    InternalRaftRequest {
-        cluster_version_set: Some(ClusterVersionSetRequest {
-            ver: CLUSTER_VERSION.to_owned(),
         }),
         ..Default::default()
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::ConfigurationChange;
+use consensus::{ConfigurationChange, Index};
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
 use state_machine::{Applied, Identity, RequestId};
@@ -30,6 +30,8 @@ pub enum NoAnswer {
     NoLeader,
     /// It was not applied in time; it may still be.
     TimedOut,
+    /// Another member did not take leadership over in time.
+    TransferTooLong,
     /// The member stops.
     Stopped,
     /// What is committed was not applied in time.
@@ -107,10 +109,7 @@ impl Requests {
     fn send(&self, id: RequestId, input: Input) -> Result<Pending<'_>, NoAnswer> {
         let (sender, receiver) = oneshot::channel();
         let place = self.enter(id, sender);
-        self.raft.try_send(input).map_err(|error| match error {
-            TrySendError::Full(_) => NoAnswer::TooManyRequests,
-            TrySendError::Disconnected(_) => NoAnswer::Stopped,
-        })?;
+        self.give(input)?;
         Ok(Pending { place, receiver })
     }
 
@@ -137,6 +136,27 @@ impl Requests {
     /// Number of requests that wait for an answer.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody still waits for this one's answer.
+    pub(crate) fn is_waiting(&self, id: RequestId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
+    /// Asks what a linearizable read must see: a state that has applied the index that comes. Nothing
+    /// comes while there is no leader.
+    pub(crate) fn ask_read(&self) -> Result<oneshot::Receiver<Index>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.give(Input::Read(sender))?;
+        Ok(receiver)
+    }
+
+    /// Gives `raft_thread` something to do.
+    pub(crate) fn give(&self, input: Input) -> Result<(), NoAnswer> {
+        self.raft.try_send(input).map_err(|error| match error {
+            TrySendError::Full(_) => NoAnswer::TooManyRequests,
+            TrySendError::Disconnected(_) => NoAnswer::Stopped,
+        })
     }
 
     pub(crate) fn answer(&self, applied: Applied) {

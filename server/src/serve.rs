@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +23,18 @@ use crate::http::{
 use crate::member_pages::MemberPages;
 use crate::metrics::Metrics;
 use crate::node::{Failure, Node};
+use crate::peer;
 use crate::service_notify::ServiceNotify;
-use crate::{auto_compaction, lessor, logging, publish, relief};
+use crate::{auto_compaction, cluster_version, corruption, lessor, logging, publish, relief};
 
 /// Exit code when the disk has failed, or what it holds is damaged or not for this server: starting
 /// again would not help, so a service manager must not do so.
 pub const EXIT_STORAGE: u8 = 3;
 /// While a start takes longer than systemd would wait, it is asked for more time in such steps.
 const START_EXTENSION: Duration = Duration::from_secs(30);
+
+/// How long a member goes on after its removal; etcd's value.
+const REMOVED_GOES_ON: Duration = Duration::from_secs(1);
 
 /// Why the server ended.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,12 @@ enum ServeError {
     /// Something around it.
     #[error("cannot {action}: {source}")]
     System { action: String, source: io::Error },
+    /// The cluster has another member in its place, or none: it is done.
+    #[error(transparent)]
+    Removed(Failure),
+    /// Its data differ from those of others.
+    #[error("this member does not serve: {0}")]
+    Corrupt(String),
     /// The cluster did not take what this member told it.
     #[error("cannot publish this member: {0}")]
     Publish(String),
@@ -57,9 +68,10 @@ impl ServeError {
     fn exit_code(&self) -> u8 {
         match self {
             ServeError::Start(StartError::Setting(_)) => crate::config::Refusal::EXIT_CODE,
-            ServeError::Start(_) | ServeError::Failure(Failure::Storage(_) | Failure::State(_)) => {
-                EXIT_STORAGE
-            }
+            ServeError::Start(StartError::Cluster(_)) => 1,
+            ServeError::Corrupt(_)
+            | ServeError::Start(_)
+            | ServeError::Failure(Failure::Storage(_) | Failure::State(_)) => EXIT_STORAGE,
             _ => 1,
         }
     }
@@ -82,6 +94,10 @@ pub fn run(config: Config) -> ExitCode {
         .and_then(|runtime| runtime.block_on(serve(config)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Removed(removed)) => {
+            tracing::warn!("{removed}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             tracing::error!(%error, "the member has stopped");
             ExitCode::from(error.exit_code())
@@ -130,13 +146,14 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let ended = {
         let serving = async {
             listen_and_publish(&config, &member, &notify, &stopped, &mut tasks).await?;
-            go_on(&config, &member, &notify).await
+            Box::pin(go_on(&config, &member, &notify)).await
         };
         tokio::select! {
             ended = serving => ended,
-            failure = node.failure() => Err(failure.into()),
+            failure = node.failure() => Err(failed(failure).await),
             signal = signals.next() => {
                 tracing::info!(signal, "received a signal; stopping");
+                member.hand_over_to_anybody().await;
                 Ok(())
             }
         }
@@ -203,6 +220,20 @@ async fn listen_and_publish(
             client_listeners.push((listening, serves, url));
         }
     }
+    let peer_tls = peer_tls(config)?;
+    for url in &config.listen_peer_urls {
+        let (host, port) = (url.host(), url.port());
+        let peers = Listening {
+            tls: peer_tls.clone().filter(|_| url.is_https()),
+            ..listening(url.as_str(), host, port, false).await?
+        };
+        tasks.spawn(peer::serve(
+            peers,
+            member.transport().clone(),
+            until(stopped),
+        ));
+        tracing::info!(address = url.as_str(), "serving peer traffic");
+    }
     for url in &config.listen_metrics_urls {
         let (host, port) = (url.host(), url.port());
         let listening = listening(url.as_str(), host, port, url.is_https()).await?;
@@ -216,9 +247,23 @@ async fn listen_and_publish(
 
     // Clients are served once the member has a leader and is known to its cluster.
     notify.status("waiting for a leader");
-    publish::publish(config, member)
-        .await
-        .map_err(|status| ServeError::Publish(status.message().to_owned()))?;
+    let mut published = pin!(publish::publish(config, member));
+    loop {
+        match tokio::time::timeout(START_EXTENSION / 2, &mut published).await {
+            Ok(told) => {
+                told.map_err(|status| ServeError::Publish(status.message().to_owned()))?;
+                break;
+            }
+            Err(_) => {
+                tracing::warn!("no quorum of members answers yet; waiting for them");
+                notify.extend_timeout(START_EXTENSION);
+            }
+        }
+    }
+    if config.corruption_checks.at_start {
+        let compared = corruption::check_at_start(member).await;
+        compared.map_err(ServeError::Corrupt)?;
+    }
     for (listening, serves, url) in client_listeners {
         let api = Api::new(member.clone());
         let policy = Policy {
@@ -254,11 +299,26 @@ async fn go_on(
 ) -> Result<(), ServeError> {
     let compaction = auto_compaction::run(config.auto_compaction, member.clone());
     let relief = relief::run(config.nospace_auto_disarm, member.clone());
+    let corruption = corruption::run(config.corruption_checks, member.clone());
     tokio::select! {
+        () = corruption => unreachable!("comparing goes on for ever"),
+        () = cluster_version::run(member.clone()) => unreachable!("it goes on for ever"),
         () = relief => unreachable!("it goes on for ever"),
         () = compaction => unreachable!("compaction goes on for ever"),
         () = lessor::run(member.clone()) => unreachable!("leases run out for ever"),
         () = keep_alive(notify, member) => unreachable!("the watchdog goes on for ever"),
+    }
+}
+
+/// What the failure of a thread means for the member.
+async fn failed(failure: Failure) -> ServeError {
+    match failure {
+        Failure::Removed => {
+            // Whoever asked for the removal gets an answer, and the other members learn of it.
+            tokio::time::sleep(REMOVED_GOES_ON).await;
+            ServeError::Removed(failure)
+        }
+        other => other.into(),
     }
 }
 
@@ -300,18 +360,33 @@ async fn keep_alive(notify: &ServiceNotify, member: &Member) {
     }
 }
 
-/// TLS as it was set, if it was.
+/// TLS for clients as it was set, if it was.
 fn tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
-    let settings = match &config.tls {
+    let urls = config.listen_client_urls.iter();
+    let urls = urls.chain(&config.advertise_client_urls);
+    let hosts = urls.map(|url| url.host().to_owned()).collect();
+    tls_of(config, config.tls.as_ref(), "client", hosts)
+}
+
+/// TLS for other members as it was set, if it was.
+fn peer_tls(config: &Config) -> Result<Option<Arc<Tls>>, ServeError> {
+    let urls = config.listen_peer_urls.iter();
+    let urls = urls.chain(&config.initial_advertise_peer_urls);
+    let hosts = urls.map(|url| url.host().to_owned()).collect();
+    tls_of(config, config.peer_tls.as_ref(), "peer", hosts)
+}
+
+fn tls_of(
+    config: &Config,
+    tls: Option<&ListenTls>,
+    folder: &str,
+    hosts: Vec<String>,
+) -> Result<Option<Arc<Tls>>, ServeError> {
+    let settings = match tls {
         None => return Ok(None),
         Some(ListenTls::Files(settings)) => settings.clone(),
         Some(ListenTls::SelfSigned(years)) => {
-            let folder = config.data_dir.join("fixtures").join("client");
-            let urls = config
-                .listen_client_urls
-                .iter()
-                .chain(&config.advertise_client_urls);
-            let hosts = urls.map(|url| url.host().to_owned()).collect();
+            let folder = config.data_dir.join("fixtures").join(folder);
             let made = http::self_signed(&folder, hosts, *years);
             let (certificate, key) = made.map_err(ServeError::system(format!(
                 "make a certificate in {}",

@@ -193,6 +193,15 @@ impl SpaceReturn {
         }
     }
 
+    /// The database is another one now: what was under way is void, and whoever waits goes on to wait.
+    pub fn start_over(&mut self) {
+        self.sweep = None;
+        self.rest = None;
+        if let Some(serving) = self.serving.take() {
+            self.asking.extend(serving.waiting);
+        }
+    }
+
     /// Counts moved pages.
     pub fn moved(&self, pages: u64) {
         self.metrics.space.moved_pages.inc_by(pages);

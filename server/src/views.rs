@@ -1,11 +1,13 @@
 //! What readers read: the newest applied state, immutable, swapped in whole after each batch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+use consensus::{Index, Role};
 use mvcc::View;
 use state_machine::{Alarms, Auth, Downgrade, Leases, Members, Position, StateMachine};
+use tokio::sync::watch;
 
 /// Everything that a reader may see of one moment.
 pub struct State {
@@ -50,12 +52,15 @@ impl State {
 /// The latest [`State`]. `apply_thread` alone stores, everybody loads without waiting.
 pub struct Views {
     latest: ArcSwap<State>,
+    /// Index of the last entry applied, for those who wait for one.
+    applied: watch::Sender<u64>,
 }
 
 impl Views {
     /// Begins with the state found at start.
     pub fn new(state: State) -> Views {
         Views {
+            applied: watch::Sender::new(state.applied.index),
             latest: ArcSwap::from_pointee(state),
         }
     }
@@ -70,8 +75,27 @@ impl Views {
         self.latest.load_full()
     }
 
+    /// Waits for a state that has applied `index`.
+    pub(crate) async fn applied(&self, index: Index) -> Arc<State> {
+        let state = self.load();
+        if state.applied.index >= index.0 {
+            return Guard::into_inner(state);
+        }
+        drop(state);
+        let mut applied = self.applied.subscribe();
+        // The sender is here, so it cannot be gone.
+        let _ = applied.wait_for(|applied| *applied >= index.0).await;
+        self.load_full()
+    }
+
     pub(crate) fn publish(&self, state: State) {
+        let applied = state.applied.index;
         self.latest.store(Arc::new(state));
+        self.applied.send_if_modified(|before| {
+            let is_new = *before != applied;
+            *before = applied;
+            is_new
+        });
     }
 }
 
@@ -80,8 +104,10 @@ impl Views {
 #[derive(Default)]
 pub struct ConsensusState {
     term: AtomicU64,
-    leader: AtomicU64,
     commit: AtomicU64,
+    leads_alone: AtomicBool,
+    leader: AtomicU64,
+    leaders: watch::Sender<u64>,
 }
 
 impl ConsensusState {
@@ -100,10 +126,27 @@ impl ConsensusState {
         self.commit.load(Ordering::Acquire)
     }
 
+    /// Whether this member leads and nobody else has a vote, so that nobody else could.
+    pub fn leads_alone(&self) -> bool {
+        self.leads_alone.load(Ordering::Acquire)
+    }
+
+    /// Follows the leader: its id, 0 for none.
+    pub(crate) fn leaders(&self) -> watch::Receiver<u64> {
+        self.leaders.subscribe()
+    }
+
     pub(crate) fn store(&self, status: &consensus::Status) {
+        let leads_alone = status.role == Role::Leader && status.voters == [status.id];
         self.term.store(status.term.0, Ordering::Release);
         self.commit.store(status.commit.0, Ordering::Release);
-        self.leader
-            .store(status.leader.map_or(0, |id| id.0), Ordering::Release);
+        self.leads_alone.store(leads_alone, Ordering::Release);
+        let leader = status.leader.map_or(0, |id| id.0);
+        self.leader.store(leader, Ordering::Release);
+        self.leaders.send_if_modified(|before| {
+            let has_changed = *before != leader;
+            *before = leader;
+            has_changed
+        });
     }
 }

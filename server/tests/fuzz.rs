@@ -233,6 +233,7 @@ fn targets() -> Vec<Target> {
                 let settings = Settings {
                     lease_ttl_min: 1,
                     persist_lease_checkpoints: false,
+                    learners_max: 1,
                 };
                 let _ = check(&committed);
                 let _ = StateMachine::open(committed, settings);
@@ -300,6 +301,7 @@ fn sound_database(path: &Path) -> Vec<u8> {
     let settings = Settings {
         lease_ttl_min: 1,
         persist_lease_checkpoints: false,
+        learners_max: 1,
     };
     let mut machine = StateMachine::open(store.committed().clone(), settings).expect("empty");
     for (index, request) in (1..).zip(requests().into_iter().cycle().take(40)) {

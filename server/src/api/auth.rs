@@ -65,9 +65,9 @@ impl AuthService {
     }
 
     /// A state to read users and roles from, and who wants to.
-    fn read<T>(&self, request: &Request<T>) -> Result<(Caller, Arc<State>), Status> {
+    async fn read<T>(&self, request: &Request<T>) -> Result<(Caller, Arc<State>), Status> {
         let caller = self.member.caller(request)?;
-        Ok((caller, self.member.linearizable_state()?))
+        Ok((caller, self.member.linearizable_state().await?))
     }
 
     fn header_of(&self, state: &State) -> Option<ResponseHeader> {
@@ -101,7 +101,7 @@ impl AuthService {
     ) -> Result<(String, Option<ResponseHeader>), Status> {
         loop {
             // 1. The password, by what is known here.
-            let state = self.member.linearizable_state()?;
+            let state = self.member.linearizable_state().await?;
             if !state.auth.is_enabled() {
                 return Err(of_refusal(Refusal::AuthNotEnabled));
             }
@@ -187,7 +187,7 @@ impl auth_server::Auth for AuthService {
         &self,
         _: Request<AuthStatusRequest>,
     ) -> Result<Response<AuthStatusResponse>, Status> {
-        let state = self.member.linearizable_state()?;
+        let state = self.member.linearizable_state().await?;
         Ok(Response::new(AuthStatusResponse {
             header: self.header_of(&state),
             enabled: state.auth.is_enabled(),
@@ -227,7 +227,7 @@ impl auth_server::Auth for AuthService {
         &self,
         request: Request<AuthUserGetRequest>,
     ) -> Result<Response<AuthUserGetResponse>, Status> {
-        let (caller, state) = self.read(&request)?;
+        let (caller, state) = self.read(&request).await?;
         let name = request.into_inner().name;
         // With nobody asking, the empty name is its own, as with etcd.
         let own = caller.identity().map_or("", |own| own.user.as_str());
@@ -247,7 +247,7 @@ impl auth_server::Auth for AuthService {
         &self,
         request: Request<AuthUserListRequest>,
     ) -> Result<Response<AuthUserListResponse>, Status> {
-        let (caller, state) = self.read(&request)?;
+        let (caller, state) = self.read(&request).await?;
         caller.require_root(&state)?;
         Ok(Response::new(AuthUserListResponse {
             header: self.header_of(&state),
@@ -326,7 +326,7 @@ impl auth_server::Auth for AuthService {
         &self,
         request: Request<AuthRoleGetRequest>,
     ) -> Result<Response<AuthRoleGetResponse>, Status> {
-        let (caller, state) = self.read(&request)?;
+        let (caller, state) = self.read(&request).await?;
         let name = request.into_inner().role;
         let own = caller
             .identity()
@@ -350,7 +350,7 @@ impl auth_server::Auth for AuthService {
         &self,
         request: Request<AuthRoleListRequest>,
     ) -> Result<Response<AuthRoleListResponse>, Status> {
-        let (caller, state) = self.read(&request)?;
+        let (caller, state) = self.read(&request).await?;
         caller.require_root(&state)?;
         Ok(Response::new(AuthRoleListResponse {
             header: self.header_of(&state),

@@ -1,8 +1,10 @@
-//! The cluster service, as a cluster of one voter answers it. A second voter is refused as long as
-//! members do not talk to each other: it could never be reached, and without it nothing could be
-//! decided any more.
+//! The cluster service: who belongs to the cluster, and changes of that.
+//!
+//! A change is checked twice: here, whether the cluster as it is now would bear it, and when it is
+//! applied, whether it fits the members as they are then.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{ConfigurationChange, ConfigurationChangeKind, NodeId};
@@ -12,7 +14,7 @@ use proto::etcdserverpb::{
     MemberListResponse, MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest,
     MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse, ResponseHeader,
 };
-use state_machine::{Member, MemberChange, MemberId, Members};
+use state_machine::{Member, MemberChange, MemberId, Members, Refusal};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::member::Member as Served;
@@ -20,6 +22,10 @@ use super::status::{BadRequest, of_refusal};
 use crate::clock;
 use crate::config::PeerUrl;
 use crate::identity::member_id;
+use crate::requests::NoAnswer;
+
+/// A connection counts once it has lasted so long; etcd's value.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 
 /// The service of one member.
 pub(super) struct Cluster {
@@ -71,13 +77,82 @@ fn message(member: &Member) -> MemberMessage {
     }
 }
 
-/// Whether so many members that have started carry a cluster of so many votes.
-fn is_quorum(started: usize, voters: usize) -> bool {
-    started > voters / 2
+/// Whether so many members carry a cluster of so many votes.
+fn is_quorum(members: usize, voters: usize) -> bool {
+    members > voters / 2
 }
 
-fn is_started_voter(member: &&Member) -> bool {
-    !member.learner && !member.name.is_empty()
+/// What counts for whether a change is safe.
+struct Strength {
+    voters: usize,
+    /// Voters that have ever started.
+    started: usize,
+    /// Voters that this member has been connected to for a while, and itself.
+    connected: usize,
+}
+
+impl Strength {
+    fn of(member: &Served) -> Strength {
+        let state = member.state();
+        let voters = || state.members.iter().filter(|member| !member.learner);
+        Strength {
+            voters: voters().count(),
+            started: voters().filter(|voter| !voter.name.is_empty()).count(),
+            connected: voters()
+                .filter(|voter| is_connected(member, voter.id))
+                .count(),
+        }
+    }
+
+    /// The new member may never start, and must not take the quorum away then.
+    fn check_add_voter(&self) -> Result<(), BadRequest> {
+        let is_second = self.started == 1 && self.voters == 1;
+        if !is_second && !is_quorum(self.started, self.voters + 1) {
+            return Err(BadRequest::NotEnoughStarted);
+        }
+        if self.voters > 1 && !is_quorum(self.connected, self.voters + 1) {
+            return Err(BadRequest::Unhealthy);
+        }
+        Ok(())
+    }
+
+    /// A learner takes no part in a quorum. etcd asks for as much as for a voter.
+    fn check_add_learner(&self) -> Result<(), BadRequest> {
+        match is_quorum(self.connected, self.voters) {
+            true => Ok(()),
+            false => Err(BadRequest::Unhealthy),
+        }
+    }
+
+    fn check_promote(&self) -> Result<(), BadRequest> {
+        match is_quorum(self.started + 1, self.voters + 1) {
+            true => Ok(()),
+            false => Err(BadRequest::NotEnoughStarted),
+        }
+    }
+
+    /// `leaving` is no learner; it may also be nobody.
+    fn check_remove(&self, leaving: Option<&Member>, is_connected: bool) -> Result<(), BadRequest> {
+        let is_started = leaving.is_some_and(|member| !member.name.is_empty());
+        let others = self.voters - usize::from(leaving.is_some());
+        if !is_quorum(self.started - usize::from(is_started), others) {
+            return Err(BadRequest::NotEnoughStarted);
+        }
+        if is_connected && self.connected - 1 < 1 + (self.voters - 1) / 2 {
+            return Err(BadRequest::Unhealthy);
+        }
+        Ok(())
+    }
+}
+
+/// Whether this member can rely on its connection to another.
+fn is_connected(member: &Served, id: MemberId) -> bool {
+    let for_long = |time: Duration| time >= HEALTHY_AFTER;
+    id == member.identity().member
+        || member
+            .transport
+            .active_for(NodeId(id.0))
+            .is_some_and(for_long)
 }
 
 #[async_trait]
@@ -88,7 +163,7 @@ impl cluster_server::Cluster for Cluster {
     ) -> Result<Response<MemberListResponse>, Status> {
         let caller = self.member.caller(&request)?;
         let state = match request.into_inner().linearizable {
-            true => self.member.linearizable_state()?,
+            true => self.member.linearizable_state().await?,
             false => self.member.state(),
         };
         caller.require_user(&state)?;
@@ -121,13 +196,14 @@ impl cluster_server::Cluster for Cluster {
             .members
             .check(&change)
             .map_err(of_refusal)?;
-        if !added.learner {
-            return Err(Status::unimplemented(
-                "holdfast: this version runs clusters of one voting member, and a second one that \
-                 it cannot reach would leave it without a quorum; nothing was changed",
-            ));
-        }
-        let kind = ConfigurationChangeKind::AddLearnerNode;
+        self.check_strength(|strength| match added.learner {
+            true => strength.check_add_learner(),
+            false => strength.check_add_voter(),
+        })?;
+        let kind = match added.learner {
+            true => ConfigurationChangeKind::AddLearnerNode,
+            false => ConfigurationChangeKind::AddNode,
+        };
         let context = serde_json::to_string(&added).expect("a member is plain data");
         let members = self.change(kind, added.id, Some(context)).await?;
         Ok(Response::new(MemberAddResponse {
@@ -145,15 +221,10 @@ impl cluster_server::Cluster for Cluster {
         let id = MemberId(request.into_inner().id);
         let state = self.member.state();
         caller.require_root(&state)?;
-        if !state.members.get(id).is_some_and(|member| member.learner) {
-            let others = || {
-                let voters = state.members.iter().filter(|member| !member.learner);
-                voters.filter(|member| member.id != id)
-            };
-            let started = others().filter(is_started_voter).count();
-            if !is_quorum(started, others().count()) {
-                return Err(BadRequest::NotEnoughStarted.into());
-            }
+        let leaving = state.members.get(id);
+        if !leaving.is_some_and(|member| member.learner) {
+            let is_connected = leaving.is_some() && is_connected(&self.member, id);
+            self.check_strength(|strength| strength.check_remove(leaving, is_connected))?;
         }
         let kind = ConfigurationChangeKind::RemoveNode;
         let members = self.change(kind, id, None).await?;
@@ -191,12 +262,80 @@ impl cluster_server::Cluster for Cluster {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         let caller = self.member.caller(&request)?;
-        let change = MemberChange::Promote(MemberId(request.into_inner().id));
-        let state = self.member.linearizable_state()?;
-        caller.require_root(&state)?;
-        state.members.check(&change).map_err(of_refusal)?;
-        // No learner has got any of the log yet.
-        Err(BadRequest::LearnerNotReady.into())
+        let id = MemberId(request.get_ref().id);
+        caller.require_root(&self.member.state())?;
+        let members = match self.member.leads() {
+            true => self.promote_here(id).await?,
+            false => {
+                let token = request.metadata().get("token");
+                let token = token.and_then(|token| token.to_str().ok());
+                self.member.promote_elsewhere(id, token).await?;
+                messages(&self.member.state().members)
+            }
+        };
+        Ok(Response::new(MemberPromoteResponse {
+            header: self.header(),
+            members,
+        }))
+    }
+}
+
+impl Cluster {
+    fn check_strength(
+        &self,
+        check: impl FnOnce(&Strength) -> Result<(), BadRequest>,
+    ) -> Result<(), Status> {
+        match self.member.limits().strict_reconfiguration {
+            true => Ok(check(&Strength::of(&self.member))?),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives a learner a vote, if it has nearly all that the leader has.
+    async fn promote_here(&self, id: MemberId) -> Result<Vec<MemberMessage>, Status> {
+        let progress = self.member.progress().await?;
+        let matched = |id: u64| {
+            let of = progress.iter().find(|progress| progress.id.0 == id);
+            of.map(|progress| progress.matched.0)
+        };
+        let own = matched(self.member.identity().member.0);
+        let (Some(learner), Some(own)) = (matched(id.0), own) else {
+            return Err(of_refusal(Refusal::MemberNotFound));
+        };
+        let promotion = MemberChange::Promote(id);
+        self.member
+            .state()
+            .members
+            .check(&promotion)
+            .map_err(of_refusal)?;
+        if learner * 10 < own * 9 {
+            return Err(BadRequest::LearnerNotReady.into());
+        }
+        self.check_strength(Strength::check_promote)?;
+        let context = format!(r#"{{"id":{},"peerURLs":null,"isPromote":true}}"#, id.0);
+        self.change(ConfigurationChangeKind::AddNode, id, Some(context))
+            .await
+    }
+}
+
+impl Served {
+    /// The members after a promotion that another member asked this one for, as the JSON that members
+    /// tell each other. `token` shows for whom; the other member has checked what that one may do.
+    pub(crate) async fn promote_for_peer(
+        self: &Arc<Self>,
+        id: MemberId,
+        token: Option<&str>,
+    ) -> Result<Vec<u8>, Status> {
+        let mut request = Request::new(());
+        if let Some(token) = token.and_then(|token| token.parse().ok()) {
+            request.metadata_mut().insert("token", token);
+            self.caller(&request)?.require_root(&self.state())?;
+        }
+        if !self.leads() {
+            return Err(NoAnswer::NoLeader.into());
+        }
+        Cluster::new(self.clone()).promote_here(id).await?;
+        Ok(self.members_json())
     }
 }
 

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::caller::Caller;
 use super::member::Member;
+use super::status::BadRequest;
 use super::{check, range_stream, status, wire};
 use crate::clock;
 
@@ -46,7 +47,7 @@ impl Kv {
             });
         let state = match serializable {
             true => self.member.state(),
-            false => self.member.linearizable_state()?,
+            false => self.member.linearizable_state().await?,
         };
         let txn =
             Txn::try_from(request).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -70,7 +71,8 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         let state = match request.serializable {
             true => self.member.state(),
-            false => self.member.linearizable_state()?,
+            false if self.member.is_learner() => return Err(BadRequest::Learner.into()),
+            false => self.member.linearizable_state().await?,
         };
         caller.require_read(&state, &request.key, &request.range_end)?;
         self.member.metrics.mvcc.range.inc();
@@ -96,7 +98,7 @@ impl kv_server::Kv for Kv {
         let request = request.into_inner();
         let state = match request.serializable {
             true => self.member.state(),
-            false => self.member.linearizable_state()?,
+            false => self.member.linearizable_state().await?,
         };
         self.member.metrics.mvcc.range.inc();
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);

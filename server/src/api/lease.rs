@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mvcc::LeaseId;
 use proto::etcdserverpb::lease_server;
 use proto::etcdserverpb::{
@@ -45,35 +46,9 @@ impl Lease {
         let state = self.member.state();
         caller.require_user(&state)?;
         caller.require_lease_write(&state, id)?;
-        let mut caught_up = false;
-        loop {
-            if !self.member.keeps_leases() {
-                return Err(NoAnswer::NoLeader.into());
-            }
-            match self.member.lessor.renew(id) {
-                Renewal::Renewed(ttl) => return Ok(ttl),
-                Renewal::Checkpointed => lessor::checkpoint(&self.member, &[(id, 0)]).await,
-                // Its sender goes without a word only when this member stops to lead, which the
-                // next round tells.
-                Renewal::Expired(gone) => drop(gone.await),
-                Renewal::Unknown if caught_up => return Ok(0),
-                Renewal::Unknown => {
-                    self.catch_up().await?;
-                    caught_up = true;
-                }
-                Renewal::NotPrimary => return Err(Status::unknown("not a primary lessor")),
-            }
-        }
-    }
-
-    /// Waits until everything that is committed by now is applied.
-    async fn catch_up(&self) -> Result<(), Status> {
-        if self.member.state().applied.index >= self.member.commit_index() {
-            return Ok(());
-        }
-        match tokio::time::timeout(APPLY_WAIT, self.member.answers()).await {
-            Ok(true) => Ok(()),
-            _ => Err(NoAnswer::NotAppliedInTime.into()),
+        match self.member.keeps_leases() {
+            true => self.member.renew_here(id).await,
+            false => self.member.renew_elsewhere(id).await,
         }
     }
 
@@ -109,6 +84,66 @@ impl Lease {
             }
         }
     }
+}
+
+/// The part of a leader.
+impl Member {
+    /// Seconds that a lease has after its renewal: 0 when there is no such lease any more.
+    pub(crate) async fn renew_here(&self, id: LeaseId) -> Result<i64, Status> {
+        let mut caught_up = false;
+        loop {
+            if !self.keeps_leases() {
+                return Err(not_primary());
+            }
+            match self.lessor.renew(id) {
+                Renewal::Renewed(ttl) => return Ok(ttl),
+                Renewal::Checkpointed => lessor::checkpoint(self, &[(id, 0)]).await,
+                // Its sender goes without a word only when this member stops to lead, which the
+                // next round tells.
+                Renewal::Expired(gone) => drop(gone.await),
+                Renewal::Unknown if caught_up => return Ok(0),
+                Renewal::Unknown => {
+                    self.catch_up().await?;
+                    caught_up = true;
+                }
+                Renewal::NotPrimary => return Err(not_primary()),
+            }
+        }
+    }
+
+    /// Seconds that a lease has left, and those it was granted; `None` if there is no such lease.
+    pub(crate) async fn time_to_live_here(
+        &self,
+        id: LeaseId,
+    ) -> Result<Option<(i64, i64)>, Status> {
+        if !self.keeps_leases() {
+            return Err(not_primary());
+        }
+        self.catch_up().await?;
+        Ok(self.lessor.time_to_live(id))
+    }
+
+    /// The keys that hang on a lease.
+    pub(crate) fn keys_of_lease(&self, id: LeaseId) -> Vec<Bytes> {
+        let state = self.state();
+        let lease = state.leases.get(id);
+        lease.map_or_else(Vec::new, |lease| lease.keys().cloned().collect())
+    }
+
+    /// Waits until everything that is committed by now is applied.
+    async fn catch_up(&self) -> Result<(), Status> {
+        if self.state().applied.index >= self.commit_index() {
+            return Ok(());
+        }
+        match tokio::time::timeout(APPLY_WAIT, self.answers()).await {
+            Ok(true) => Ok(()),
+            _ => Err(NoAnswer::NotAppliedInTime.into()),
+        }
+    }
+}
+
+fn not_primary() -> Status {
+    Status::unknown("not a primary lessor")
 }
 
 #[async_trait]
@@ -179,30 +214,34 @@ impl lease_server::Lease for Lease {
         let caller = self.member.caller(&request)?;
         let request = request.into_inner();
         caller.require_user(&self.member.state())?;
-        if !self.member.keeps_leases() {
-            return Err(NoAnswer::NoLeader.into());
-        }
-        self.catch_up().await?;
-        let state = self.member.state();
         let id = LeaseId(request.id);
-        let mut answer = LeaseTimeToLiveResponse {
-            header: self.member.header(state.view.revision()),
-            id: request.id,
-            ttl: -1,
-            ..Default::default()
+        if request.keys {
+            caller.require_lease_read(&self.member.state(), id)?;
+        }
+        let found = match self.member.keeps_leases() {
+            true => {
+                let found = self.member.time_to_live_here(id).await?;
+                let keys = || match request.keys {
+                    true => self.member.keys_of_lease(id),
+                    false => Vec::new(),
+                };
+                found.map(|(ttl, granted_ttl)| (ttl, granted_ttl, keys()))
+            }
+            false => self.member.time_to_live_elsewhere(id, request.keys).await?,
         };
-        let (Some(lease), Some((ttl, granted_ttl))) =
-            (state.leases.get(id), self.member.lessor.time_to_live(id))
-        else {
-            return Ok(Response::new(answer));
-        };
-        answer.ttl = ttl;
-        answer.granted_ttl = granted_ttl;
+        // Keys may have been attached meanwhile.
+        let state = self.member.state();
         if request.keys {
             caller.require_lease_read(&state, id)?;
-            answer.keys.extend(lease.keys().cloned());
         }
-        Ok(Response::new(answer))
+        let (ttl, granted_ttl, keys) = found.unwrap_or((-1, 0, Vec::new()));
+        Ok(Response::new(LeaseTimeToLiveResponse {
+            header: self.member.header(state.view.revision()),
+            id: request.id,
+            ttl,
+            granted_ttl,
+            keys,
+        }))
     }
 
     async fn lease_leases(

@@ -23,7 +23,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::caller::Caller;
-use super::kv::of_apply_error;
 use super::member::Member;
 use super::status::BadRequest;
 use crate::apply_thread::Input;
@@ -52,9 +51,9 @@ impl Maintenance {
     }
 
     /// The version, `X.Y.0`, that the cluster can go back to, if it is the one that was asked for.
-    fn downgrade_target(&self, text: &str) -> Result<String, Status> {
+    async fn downgrade_target(&self, text: &str) -> Result<String, Status> {
         let (major, minor) = parse_version(text).ok_or(BadRequest::DowngradeFormat)?;
-        let state = self.member.linearizable_state()?;
+        let state = self.member.linearizable_state().await?;
         let version = state.members.version_numbers();
         let version = version.ok_or(BadRequest::NoClusterVersion)?;
         if (major, minor + 1) != version {
@@ -200,17 +199,11 @@ impl maintenance_server::Maintenance for Maintenance {
         let revision = request.into_inner().revision;
         let state = self.member.state();
         caller.require_root(&state)?;
-        let view = state.view.clone();
-        let current = view.revision();
-        let asked = (revision != 0).then_some(Revision(revision));
-        let hash = tokio::task::spawn_blocking(move || view.hash(asked))
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| of_apply_error(error.into()))?;
+        let hash = self.member.hash_kv(Revision(revision)).await?;
         Ok(Response::new(HashKvResponse {
-            header: self.member.header(current),
+            header: self.member.header(hash.current),
             hash: hash.hash,
-            compact_revision: hash.compact_revision.map_or(-1, |revision| revision.0),
+            compact_revision: hash.compact_revision,
             hash_revision: hash.revision.0,
         }))
     }
@@ -247,8 +240,8 @@ impl maintenance_server::Maintenance for Maintenance {
             return Err(BadRequest::NotLeader.into());
         }
         match state.members.get(target) {
-            // The only voter leads already.
             Some(member) if !member.learner => {
+                self.member.hand_over(target).await?;
                 Ok(Response::new(MoveLeaderResponse { header: None }))
             }
             _ => Err(BadRequest::Transferee.into()),
@@ -266,9 +259,9 @@ impl maintenance_server::Maintenance for Maintenance {
             _ if DowngradeAction::try_from(request.action).is_err() => {
                 return Err(BadRequest::UnknownAction.into());
             }
-            DowngradeAction::Validate => drop(self.downgrade_target(&request.version)?),
+            DowngradeAction::Validate => drop(self.downgrade_target(&request.version).await?),
             DowngradeAction::Enable => {
-                let target = self.downgrade_target(&request.version)?;
+                let target = self.downgrade_target(&request.version).await?;
                 self.set_downgrade(&caller, true, target).await?;
             }
             DowngradeAction::Cancel if self.member.state().downgrade.enabled => {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use consensus::{NodeId, Progress};
 use mvcc::Revision;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::{AlarmRequest, CompactionRequest, InternalRaftRequest, ResponseHeader};
-use state_machine::{Alarm, AlarmKind, Answer, Applied};
+use state_machine::{Alarm, AlarmKind, Answer, Applied, MemberId};
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -18,6 +19,8 @@ use crate::auth::Tokens;
 use crate::identity::Identity;
 use crate::lessor::Lessor;
 use crate::metrics::Metrics;
+use crate::peer::{PeerClient, Transport};
+use crate::raft_thread;
 use crate::requests::{NoAnswer, Requests};
 use crate::views::{ConsensusState, State, Views};
 use crate::watch::Watches;
@@ -35,8 +38,25 @@ pub struct Limits {
     pub slow_request: Duration,
     /// Cost of hashing a password.
     pub bcrypt_cost: u32,
+    /// Whether changes of the members are refused that the cluster might not survive.
+    pub strict_reconfiguration: bool,
+    /// How long followers wait for their leader before they elect another.
+    pub election_timeout: Duration,
     /// How often a watcher that wants to know is told how far it is.
     pub progress_interval: Duration,
+}
+
+/// The hash of a history, by which members are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HashKv {
+    /// The newest revision.
+    pub(crate) current: Revision,
+    /// The revision up to which it is.
+    pub(crate) revision: Revision,
+    /// The hash.
+    pub(crate) hash: u32,
+    /// The revision of the last compaction, -1 for none.
+    pub(crate) compact_revision: i64,
 }
 
 /// Doors to the threads of this member, and who it is.
@@ -45,6 +65,8 @@ pub struct Member {
     pub(crate) views: Arc<Views>,
     pub(crate) consensus: Arc<ConsensusState>,
     pub(crate) requests: Arc<Requests>,
+    pub(crate) transport: Transport,
+    pub(crate) peer_client: Arc<PeerClient>,
     pub(crate) apply: Sender<apply_thread::Input>,
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) watches: Arc<Watches>,
@@ -57,6 +79,16 @@ impl Member {
     /// Who it is.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Carries messages to the other members.
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Asks other members.
+    pub(crate) fn peer_client(&self) -> &PeerClient {
+        &self.peer_client
     }
 
     /// The operator's limits.
@@ -91,23 +123,124 @@ impl Member {
 
     /// A state that has every write that was answered before this call.
     ///
-    /// In a cluster of one voter no other leader can have answered one, and this member publishes a
-    /// state before it answers. So its newest state will do, without a wait, once it leads and has
-    /// applied an entry of its own term: then everything of earlier terms is applied too, also what
-    /// came out of the log after a restart.
-    pub(crate) fn linearizable_state(&self) -> Result<Arc<State>, Status> {
+    /// A leader that alone has a vote publishes a state before it answers, and nobody else can have
+    /// answered anything. So its newest state will do, without a wait, once it has applied an entry of
+    /// its own term: then everything of earlier terms is applied too, also what came out of the log
+    /// after a restart. Others find out from a quorum how far the log is committed, and wait until
+    /// that is applied here.
+    pub(crate) async fn linearizable_state(&self) -> Result<Arc<State>, Status> {
+        if self.consensus.leads_alone() {
+            let state = self.state();
+            if state.applied.term == self.consensus.term() {
+                return Ok(state);
+            }
+        }
+        let confirmed = async {
+            let index = self.requests.ask_read()?.await;
+            Ok::<_, NoAnswer>(
+                self.views
+                    .applied(index.map_err(|_| NoAnswer::Stopped)?)
+                    .await,
+            )
+        };
+        match tokio::time::timeout(self.requests.timeout(), confirmed).await {
+            Ok(Ok(state)) => Ok(state),
+            Ok(Err(reason)) => Err(reason.into()),
+            Err(_) => {
+                self.metrics.server.read_indexes_failed.inc();
+                Err(NoAnswer::TimedOut.into())
+            }
+        }
+    }
+
+    /// Whether this member has no vote.
+    pub(crate) fn is_learner(&self) -> bool {
+        let own = self.identity.member;
+        let state = self.views.load();
+        state.members.get(own).is_some_and(|own| own.learner)
+    }
+
+    /// Whether this member leads and has applied all that was committed before.
+    pub(crate) fn leads(&self) -> bool {
+        self.consensus.leader() == self.identity.member.0
+            && self.state().applied.term == self.consensus.term()
+    }
+
+    /// The version on which the members have agreed.
+    pub(crate) fn cluster_version(&self) -> Option<String> {
+        self.views.load().members.version().map(str::to_owned)
+    }
+
+    /// The members, as members tell each other about them.
+    pub(crate) fn members_json(&self) -> Vec<u8> {
+        self.views.load().members.to_json()
+    }
+
+    /// The hash of the history up to a revision, 0 for the newest.
+    pub(crate) async fn hash_kv(&self, revision: Revision) -> Result<HashKv, Status> {
+        let view = self.state().view.clone();
+        let current = view.revision();
+        let asked = (revision != Revision(0)).then_some(revision);
+        let hash = tokio::task::spawn_blocking(move || view.hash(asked))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| super::kv::of_apply_error(error.into()))?;
+        Ok(HashKv {
+            current,
+            revision: hash.revision,
+            hash: hash.hash,
+            compact_revision: hash.compact_revision.map_or(-1, |revision| revision.0),
+        })
+    }
+
+    /// How far the members are, if this one leads.
+    pub(crate) async fn progress(&self) -> Result<Vec<Progress>, NoAnswer> {
+        let (reply, progress) = oneshot::channel();
+        self.requests.give(raft_thread::Input::Progress(reply))?;
+        progress.await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Hands leadership over, and waits until this member sees the other lead.
+    pub(crate) async fn hand_over(&self, to: MemberId) -> Result<(), NoAnswer> {
+        let mut leaders = self.consensus.leaders();
+        self.requests
+            .give(raft_thread::Input::HandOver(NodeId(to.0)))?;
+        let handed = leaders.wait_for(|leader| *leader == to.0);
+        match tokio::time::timeout(self.requests.timeout(), handed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(NoAnswer::Stopped),
+            Err(_) => Err(NoAnswer::TransferTooLong),
+        }
+    }
+
+    /// Before a leader stops, another member takes over, so that there is no gap.
+    pub(crate) async fn hand_over_to_anybody(&self) {
+        let own = self.identity.member;
+        if self.consensus.leader() != own.0 || self.consensus.leads_alone() {
+            return;
+        }
         let state = self.state();
-        match self.consensus.leader() != 0 && state.applied.term == self.consensus.term() {
-            true => Ok(state),
-            false => Err(NoAnswer::NoLeader.into()),
+        let others = state
+            .members
+            .iter()
+            .filter(|member| !member.learner && member.id != own);
+        let longest = others
+            .filter_map(|member| Some((self.transport.active_for(NodeId(member.id.0))?, member.id)))
+            .max();
+        let Some((_, to)) = longest else {
+            return;
+        };
+        match self.hand_over(to).await {
+            Ok(()) => tracing::info!(%to, "handed leadership over"),
+            Err(reason) => tracing::warn!(%to, ?reason, "cannot hand leadership over"),
         }
     }
 
     /// Whether it is this member's clock that leases go by, which it sees to.
     pub(crate) fn keeps_leases(&self) -> bool {
-        match self.linearizable_state() {
-            Ok(state) => self.lessor.lead(state.applied.term),
-            Err(_) => self.lessor.stop_leading(),
+        match self.leads() {
+            true => self.lessor.lead(self.consensus.term()),
+            false => self.lessor.stop_leading(),
         }
         self.lessor.leads()
     }

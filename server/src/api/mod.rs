@@ -9,6 +9,7 @@ mod cluster;
 mod election;
 mod health;
 mod kv;
+mod leader;
 mod lease;
 mod lock;
 mod maintenance;
@@ -16,6 +17,7 @@ mod member;
 mod ownership;
 mod range_stream;
 pub mod status;
+mod until_no_leader;
 mod watch;
 mod wire;
 
@@ -39,10 +41,13 @@ use tonic::{Status, body::Body};
 use tower_service::Service;
 
 pub(crate) use caller::Caller;
+pub(crate) use member::HashKv;
 pub use member::{Limits, Member};
 
 use crate::http::CallBody;
 use crate::requests::NoAnswer;
+use status::BadRequest;
+use until_no_leader::UntilNoLeader;
 
 /// What a client may send beside the request itself: etcd's allowance.
 pub(crate) const MESSAGE_OVERHEAD: usize = 512 << 10;
@@ -107,14 +112,44 @@ impl Service<Request<CallBody>> for Api {
     }
 
     fn call(&mut self, request: Request<CallBody>) -> Answer {
-        let path = request.uri().path();
+        let path = request.uri().path().to_owned();
         let (service, method) = path
             .trim_start_matches('/')
             .split_once('/')
-            .unwrap_or((path, ""));
-        if let Err(status) = known(service, method).and_then(|()| self.admit(request.headers())) {
+            .unwrap_or((&path, ""));
+        let admitted = known(service, method)
+            .and_then(|()| self.admit(request.headers()))
+            .and_then(|()| self.check_learner(service, method));
+        if let Err(status) = admitted {
             return refuse(status);
         }
+        let leaders = wants_leader(request.headers()).then(|| self.member.consensus.leaders());
+        let is_stream = matches!(
+            method,
+            "Watch" | "LeaseKeepAlive" | "Snapshot" | "Observe" | "RangeStream"
+        );
+        let answer = self.dispatch(service, request);
+        match leaders.filter(|_| is_stream) {
+            None => answer,
+            Some(leaders) => {
+                let election_timeout = self.member.limits().election_timeout;
+                Box::pin(async move {
+                    let response = answer.await?;
+                    Ok(UntilNoLeader::wrap(response, leaders, election_timeout))
+                })
+            }
+        }
+    }
+}
+
+fn wants_leader(headers: &HeaderMap) -> bool {
+    headers
+        .get("hasleader")
+        .is_some_and(|value| value == "true")
+}
+
+impl Api {
+    fn dispatch(&mut self, service: &str, request: Request<CallBody>) -> Answer {
         match service {
             "etcdserverpb.KV" => self.kv.call(request),
             "etcdserverpb.Watch" => {
@@ -134,6 +169,19 @@ impl Service<Request<CallBody>> for Api {
 }
 
 impl Api {
+    /// A learner is not there for clients; of reads, [`kv`] lets those pass that ask for no more than it
+    /// has.
+    fn check_learner(&self, service: &str, method: &str) -> Result<(), Status> {
+        let is_served = matches!(
+            (service, method),
+            ("etcdserverpb.Maintenance", "Status" | "Snapshot") | ("etcdserverpb.KV", "Range")
+        );
+        match self.member.is_learner() && !is_served {
+            true => Err(BadRequest::Learner.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Refuses a call for what its metadata say.
     fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
         if let Some(version) = headers.get("client-api-version")
@@ -142,11 +190,7 @@ impl Api {
             let text = "etcdserver: invalid client api version";
             return Err(Status::invalid_argument(text));
         }
-        if headers
-            .get("hasleader")
-            .is_some_and(|value| value == "true")
-            && self.member.leader() == 0
-        {
+        if wants_leader(headers) && self.member.leader() == 0 {
             return Err(NoAnswer::NoLeader.into());
         }
         match headers.get("grpc-encoding") {

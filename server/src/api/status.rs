@@ -28,6 +28,10 @@ pub enum BadRequest {
     LearnerNotReady,
     /// A cluster that loses this vote has no quorum of members that have started.
     NotEnoughStarted,
+    /// This member has lost too many others.
+    Unhealthy,
+    /// A learner does not do this.
+    Learner,
     /// Leadership cannot go to whoever is no voting member.
     Transferee,
     /// Only the leader can give leadership away.
@@ -46,7 +50,7 @@ pub enum BadRequest {
 
 impl From<BadRequest> for Status {
     fn from(bad: BadRequest) -> Status {
-        use Code::{FailedPrecondition, InvalidArgument, Unknown};
+        use Code::{FailedPrecondition, InvalidArgument, Unavailable, Unknown};
         let (code, text) = match bad {
             BadRequest::EmptyKey => (InvalidArgument, "etcdserver: key is not provided"),
             BadRequest::ValueProvided => (InvalidArgument, "etcdserver: value is provided"),
@@ -73,6 +77,11 @@ impl From<BadRequest> for Status {
                 Unknown,
                 "etcdserver: re-configuration failed due to not enough started members",
             ),
+            BadRequest::Learner => (
+                FailedPrecondition,
+                "etcdserver: rpc not supported for learner",
+            ),
+            BadRequest::Unhealthy => (Unavailable, "etcdserver: unhealthy cluster"),
             BadRequest::Transferee => (FailedPrecondition, "etcdserver: bad leader transferee"),
             BadRequest::NotLeader => (FailedPrecondition, "etcdserver: not leader"),
             BadRequest::DowngradeFormat => (
@@ -189,6 +198,10 @@ impl From<NoAnswer> for Status {
             NoAnswer::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
             NoAnswer::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
             NoAnswer::TimedOut => (Code::Unavailable, "etcdserver: request timed out"),
+            NoAnswer::TransferTooLong => (
+                Code::Unknown,
+                "etcdserver: request timed out, leader transfer took too long",
+            ),
             NoAnswer::Stopped => (Code::Unavailable, "etcdserver: server stopped"),
             NoAnswer::NotAppliedInTime => (
                 Code::Unavailable,

@@ -35,6 +35,7 @@ const ELECTION_PER_HEARTBEAT_MIN: u64 = 5;
 /// Log entries between snapshots are kept on disk and replayed at start.
 const SNAPSHOT_COUNT_MAX: u64 = 100_000_000;
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
+const SNAPSHOT_CATCHUP_ENTRIES_DEFAULT: u64 = 5_000;
 const BATCH_INTERVAL_DEFAULT: Duration = Duration::from_millis(100);
 /// What is not in the database file yet is replayed from the log at start.
 const BATCH_INTERVAL_MAX: Duration = Duration::from_secs(60);
@@ -54,6 +55,9 @@ const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const RETENTION_HOURS_MAX: u64 = 10 * 366 * 24;
 /// URLs of one kind; more would only slow every connection attempt.
 const URLS_MAX: usize = 64;
+/// Each learner costs the leader as much as a voter does.
+const LEARNERS_MAX: u64 = 1_000;
+const COMPACT_HASH_CHECK_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
 /// The name is part of every member list; a longer one is no name.
 const NAME_BYTES_MAX: usize = 255;
 const DEFAULT_NAME: &str = "default";
@@ -84,12 +88,22 @@ pub struct Config {
     pub listen_peer_urls: Vec<PeerUrl>,
     /// What other members are told, never empty.
     pub initial_advertise_peer_urls: Vec<PeerUrl>,
-    /// The members of a new cluster: this one. See [`Config::check_bootstrap`].
+    /// All members of the cluster, as long as there is no data; looked at when the member begins.
     pub initial_cluster: Vec<InitialMember>,
+    /// Where they are found instead.
+    pub discovery_srv: Option<DiscoverySrv>,
     /// Whether the cluster is to be made or joined, as long as there is no data.
     pub initial_cluster_state: InitialClusterState,
     /// Mixed into the ids of the cluster and its members.
     pub initial_cluster_token: String,
+    /// Whether changes of the members that would cost the quorum are refused.
+    pub strict_reconfig_check: bool,
+    /// Learners that the cluster may have at a time.
+    pub max_learners: usize,
+    /// Whether all other members are dropped from this one's data.
+    pub force_new_cluster: bool,
+    /// When members compare what they hold.
+    pub corruption_checks: CorruptionChecks,
     /// The size of the database that stops writes.
     pub quota: Quota,
     /// The largest request in bytes.
@@ -100,6 +114,10 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// How https is served; `None` when no listener asks for it.
     pub tls: Option<ListenTls>,
+    /// How https between members is served and dialed; `None` when no listener asks for it.
+    pub peer_tls: Option<ListenTls>,
+    /// Whether a dialing member's certificate may name other addresses than the one it dials from.
+    pub peer_skip_client_san_verification: bool,
     /// Origins whose pages may call from a browser; `*` is any.
     pub cors: Vec<String>,
     /// Host names by which plain listeners may be called; `*` is any.
@@ -134,6 +152,8 @@ pub struct Config {
     pub election_timeout: Duration,
     /// Applied entries between two snapshots of the log.
     pub snapshot_count: NonZeroU64,
+    /// Entries that stay in memory behind a raft snapshot, for members that lag.
+    pub snapshot_catchup_entries: u64,
     /// How many snapshot files stay.
     pub max_snapshots: KeepFiles,
     /// How many log files stay.
@@ -163,6 +183,26 @@ pub struct InitialMember {
     pub name: String,
     /// Where other members reach it, sorted.
     pub peer_urls: Vec<PeerUrl>,
+}
+
+/// DNS records `_etcd-server-ssl._tcp.DOMAIN` and `_etcd-server._tcp.DOMAIN` that name all members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoverySrv {
+    /// The domain.
+    pub domain: String,
+    /// Follows `etcd-server-ssl` and `etcd-server`, behind a dash.
+    pub suffix: Option<String>,
+}
+
+/// When members compare what they hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CorruptionChecks {
+    /// Before this member serves.
+    pub at_start: bool,
+    /// By the leader, in this interval.
+    pub interval: Option<Duration>,
+    /// By the leader, the hashes that members kept of compactions, in this interval.
+    pub compactions: Option<Duration>,
 }
 
 /// Whether the cluster exists already.
@@ -257,20 +297,6 @@ impl Config {
             .unwrap_or_else(|| self.data_dir.join("member").join("wal"))
     }
 
-    /// Checks what counts only while there is no data: that this member is in the initial cluster,
-    /// under the URLs that it tells others.
-    ///
-    /// # Errors
-    /// Names both settings and what only one of them has.
-    pub fn check_bootstrap(&self) -> Result<(), Refusal> {
-        check_own_member(
-            &self.name,
-            &self.initial_advertise_peer_urls,
-            &self.initial_cluster,
-        )?;
-        Ok(())
-    }
-
     fn check(settings: &Settings) -> Result<Config, Refusal> {
         let mut notes = settings.notes.clone();
         let name = name(settings, &mut notes)?;
@@ -301,16 +327,27 @@ impl Config {
                 PeerUrl::to_listen,
             )?,
             initial_cluster: initial_cluster(settings, &name, &initial_advertise_peer_urls)?,
+            discovery_srv: discovery_srv(settings)?,
             initial_advertise_peer_urls,
             initial_cluster_state: initial_cluster_state(settings)?,
             initial_cluster_token: settings
                 .get("initial-cluster-token")
                 .map_or_else(|| "etcd-cluster".to_owned(), |setting| setting.text.clone()),
+            strict_reconfig_check: boolean(settings, "strict-reconfig-check", true)?,
+            max_learners: max_learners(settings)?,
+            force_new_cluster: boolean(settings, "force-new-cluster", false)?,
+            corruption_checks: corruption_checks(settings, &gates)?,
             quota: quota(settings, &mut notes)?,
             max_request_bytes: max_request_bytes(settings, &mut notes)?,
             max_txn_ops: number(settings, "max-txn-ops", 128, 1, TXN_OPS_MAX)?,
             auto_compaction: auto_compaction(settings)?,
             tls: tls(settings, &mut notes)?,
+            peer_tls: peer_tls(settings, &mut notes)?,
+            peer_skip_client_san_verification: boolean(
+                settings,
+                "peer-skip-client-san-verification",
+                false,
+            )?,
             cors: list(settings, "cors"),
             host_whitelist: list(settings, "host-whitelist"),
             listen_client_http_urls: match settings.get("listen-client-http-urls") {
@@ -357,6 +394,13 @@ impl Config {
                 number(settings, "snapshot-count", 0, 0, SNAPSHOT_COUNT_MAX)?,
                 SNAPSHOT_COUNT_DEFAULT,
             ),
+            snapshot_catchup_entries: number(
+                settings,
+                "snapshot-catchup-entries",
+                SNAPSHOT_CATCHUP_ENTRIES_DEFAULT,
+                1,
+                SNAPSHOT_COUNT_MAX,
+            )?,
             max_snapshots: keep_files(settings, "max-snapshots")?,
             max_wals: keep_files(settings, "max-wals")?,
             backend_batch_interval: batch_interval(settings)?,
@@ -503,6 +547,22 @@ fn advertise_client_urls(settings: &Settings) -> Result<Vec<ClientUrl>, Refusal>
     }
 }
 
+/// The place in the initial cluster of the member called `name`.
+///
+/// # Errors
+/// Names both settings.
+pub fn own_place(name: &str, initial_cluster: &[InitialMember]) -> Result<usize, Refusal> {
+    let place = initial_cluster
+        .iter()
+        .position(|member| member.name == name);
+    place.ok_or_else(|| {
+        Refusal::new(format!(
+            "couldn't find local name {name:?} in the initial cluster configuration; \
+             add {name}=URL to --initial-cluster or change --name"
+        ))
+    })
+}
+
 /// Checks that the member called `name` is in the initial cluster, under the URLs that it tells others;
 /// returns its place there.
 ///
@@ -513,15 +573,7 @@ pub fn check_own_member(
     advertised: &[PeerUrl],
     initial_cluster: &[InitialMember],
 ) -> Result<usize, Refusal> {
-    let Some(place) = initial_cluster
-        .iter()
-        .position(|member| member.name == name)
-    else {
-        return Err(Refusal::new(format!(
-            "couldn't find local name {name:?} in the initial cluster configuration; \
-             add {name}=URL to --initial-cluster or change --name"
-        )));
-    };
+    let place = own_place(name, initial_cluster)?;
     let own = &initial_cluster[place];
     for url in &own.peer_urls {
         if !advertised.contains(url) {
@@ -557,15 +609,64 @@ fn initial_cluster(
         };
         return Ok(vec![own]);
     };
-    let refuse = |reason: String| refuse(setting, "initial-cluster", reason);
-    let members = InitialMember::list(&setting.text).map_err(refuse)?;
-    if members.len() > 1 {
-        return Err(refuse(format!(
-            "this version runs one member, and {} are listed; name only this member",
-            members.len()
-        )));
+    InitialMember::list(&setting.text).map_err(|reason| refuse(setting, "initial-cluster", reason))
+}
+
+fn discovery_srv(settings: &Settings) -> Result<Option<DiscoverySrv>, Refusal> {
+    let suffix = settings.get("discovery-srv-name");
+    let Some(setting) = settings.get("discovery-srv") else {
+        return match suffix {
+            None => Ok(None),
+            Some(suffix) => Err(refuse(
+                suffix,
+                "discovery-srv-name",
+                "needs --discovery-srv, the domain of the records",
+            )),
+        };
+    };
+    if settings.get("initial-cluster").is_some() {
+        let reason = "multiple discovery or bootstrap flags are set. Choose one of \
+                      \"initial-cluster\" or \"discovery-srv\"";
+        return Err(refuse(setting, "discovery-srv", reason));
     }
-    Ok(members)
+    let is_name = |text: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        text.len() <= NAME_BYTES_MAX && text.chars().all(allowed)
+    };
+    for (name, setting) in [
+        ("discovery-srv", Some(setting)),
+        ("discovery-srv-name", suffix),
+    ] {
+        if let Some(setting) = setting.filter(|setting| !is_name(&setting.text)) {
+            return Err(refuse(setting, name, "expected a part of a DNS name"));
+        }
+    }
+    Ok(Some(DiscoverySrv {
+        domain: setting.text.clone(),
+        suffix: suffix.map(|suffix| suffix.text.clone()),
+    }))
+}
+
+fn max_learners(settings: &Settings) -> Result<usize, Refusal> {
+    let number = number(settings, "max-learners", 1, 0, LEARNERS_MAX)?;
+    Ok(usize::try_from(number).expect("checked"))
+}
+
+fn corruption_checks(settings: &Settings, gates: &Gates) -> Result<CorruptionChecks, Refusal> {
+    let interval = time(settings, "corrupt-check-time", Duration::ZERO)?;
+    let name = "compact-hash-check-time";
+    let compactions = time(settings, name, COMPACT_HASH_CHECK_INTERVAL_DEFAULT)?;
+    match settings.get(name) {
+        Some(setting) if compactions.is_zero() => {
+            let reason = "--compact-hash-check-time must be >0 (set to 0s)";
+            Err(refuse(setting, name, reason))
+        }
+        _ => Ok(CorruptionChecks {
+            at_start: gates.initial_corrupt_check,
+            interval: Some(interval).filter(|interval| !interval.is_zero()),
+            compactions: Some(compactions).filter(|_| gates.compact_hash_check),
+        }),
+    }
 }
 
 impl InitialMember {
@@ -846,6 +947,10 @@ fn list(settings: &Settings, name: &str) -> Vec<String> {
 
 /// How https is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a program has two of these, for clients and for members"
+)]
 pub enum ListenTls {
     /// With the operator's certificate.
     Files(TlsSettings),
@@ -854,27 +959,104 @@ pub enum ListenTls {
 }
 
 fn tls(settings: &Settings, notes: &mut Vec<Note>) -> Result<Option<ListenTls>, Refusal> {
-    let file = |name| {
-        settings
-            .get(name)
-            .map(|setting| PathBuf::from(&setting.text))
+    let common = common_tls(settings, Some(notes))?;
+    let years = self_signed_years(settings)?;
+    let uses_https = first_https(
+        settings,
+        &[
+            "listen-client-urls",
+            "listen-client-http-urls",
+            "listen-metrics-urls",
+        ],
+    );
+    let Some((certificate, key)) = pair(settings, "cert-file", "key-file")? else {
+        return match (uses_https, boolean(settings, "auto-tls", false)?) {
+            (_, true) => Ok(Some(ListenTls::SelfSigned(years))),
+            (None, false) => Ok(None),
+            (Some((name, setting)), false) => Err(refuse(
+                setting,
+                name,
+                "https asks for TLS, and there is no certificate: set --cert-file and --key-file, or \
+                 --auto-tls",
+            )),
+        };
     };
-    let parts = |name: &str| -> Vec<String> {
-        let text = settings
-            .get(name)
-            .map_or("", |setting| setting.text.as_str());
-        let parts = text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty());
-        parts.map(str::to_owned).collect()
-    };
-    let years = number(settings, "self-signed-cert-validity", 1, 0, 100)?;
-    let auto = boolean(settings, "auto-tls", false)?;
-    if let (0, Some(setting)) = (years, settings.get("self-signed-cert-validity")) {
-        let reason = "selfSignedCertValidity is invalid,it should be greater than 0";
-        return Err(refuse(setting, "self-signed-cert-validity", reason));
+    let authorities = path(settings, "trusted-ca-file");
+    let client_auth = client_auth(settings, "client-cert-auth", "trusted-ca-file")?;
+    if uses_https.is_none() {
+        notes.push(certificate_unused(
+            settings,
+            "listen-client-urls",
+            DEFAULT_CLIENT_URL,
+        ));
     }
+    Ok(Some(ListenTls::Files(TlsSettings {
+        certificate,
+        key,
+        authorities,
+        revocations: path(settings, "client-crl-file"),
+        client_auth,
+        allowed_hostnames: parts(settings, "client-cert-allowed-hostname"),
+        ..common
+    })))
+}
+
+fn peer_tls(settings: &Settings, notes: &mut Vec<Note>) -> Result<Option<ListenTls>, Refusal> {
+    let common = common_tls(settings, None)?;
+    let years = self_signed_years(settings)?;
+    let (common_names, hostnames) = ("peer-cert-allowed-cn", "peer-cert-allowed-hostname");
+    let allowed_common_names = parts(settings, common_names);
+    let allowed_hostnames = parts(settings, hostnames);
+    if let (Some(setting), false) = (settings.get(common_names), allowed_hostnames.is_empty()) {
+        let reason = format!(
+            "AllowedCNs and AllowedHostnames are mutually exclusive ({allowed_hostnames:?})"
+        );
+        return Err(refuse(setting, common_names, reason));
+    }
+    let dialing_pair = pair(settings, "peer-client-cert-file", "peer-client-key-file")?;
+    let uses_https = first_https(settings, &["listen-peer-urls"]);
+    let authorities = path(settings, "peer-trusted-ca-file");
+    let Some((certificate, key)) = pair(settings, "peer-cert-file", "peer-key-file")? else {
+        return match (uses_https, boolean(settings, "peer-auto-tls", false)?) {
+            (_, true) => Ok(Some(ListenTls::SelfSigned(years))),
+            (None, false) => {
+                notes.extend(authorities.map(|_| Note::FlagIgnored {
+                    name: "--peer-trusted-ca-file".to_owned(),
+                }));
+                Ok(None)
+            }
+            (Some((name, setting)), false) => Err(refuse(
+                setting,
+                name,
+                "https asks for TLS, and KeyFile and CertFile are not presented: set --peer-cert-file \
+                 and --peer-key-file, or --peer-auto-tls",
+            )),
+        };
+    };
+    let client_auth = client_auth(settings, "peer-client-cert-auth", "peer-trusted-ca-file")?;
+    if uses_https.is_none() {
+        notes.push(certificate_unused(
+            settings,
+            "listen-peer-urls",
+            DEFAULT_PEER_URL,
+        ));
+    }
+    Ok(Some(ListenTls::Files(TlsSettings {
+        certificate,
+        key,
+        // With authorities alone etcd, too, serves nobody without a certificate.
+        client_auth: client_auth || authorities.is_some(),
+        authorities,
+        revocations: path(settings, "peer-crl-file"),
+        allowed_hostnames,
+        allowed_common_names,
+        dialing_pair,
+        ..common
+    })))
+}
+
+/// What holds for clients and members alike: versions and cipher suites of TLS.
+fn common_tls(settings: &Settings, notes: Option<&mut Vec<Note>>) -> Result<TlsSettings, Refusal> {
     let version = |name| match settings.get(name) {
         None => Ok(None),
         Some(setting) if setting.text == "TLS1.2" => Ok(Some(2)),
@@ -886,74 +1068,100 @@ fn tls(settings: &Settings, notes: &mut Vec<Note>) -> Result<Option<ListenTls>, 
         let reason = "min version (TLS1.3) is greater than max version (TLS1.2)".to_owned();
         return Err(Refusal::new(reason));
     }
-    let (certificate, key) = (file("cert-file"), file("key-file"));
-    let uses_https = settings_use_https(settings);
-    let (Some(certificate), Some(key)) = (&certificate, &key) else {
-        for name in ["cert-file", "key-file"] {
-            if let Some(setting) = settings.get(name) {
-                let reason =
-                    "KeyFile and CertFile must both be present; set --cert-file and --key-file";
-                return Err(refuse(setting, name, reason));
-            }
-        }
-        return match (uses_https, auto) {
-            (_, true) => Ok(Some(ListenTls::SelfSigned(years))),
-            (None, false) => Ok(None),
-            (Some((name, setting)), false) => Err(refuse(
-                setting,
-                name,
-                "https asks for TLS, and there is no certificate: set --cert-file and --key-file, or \
-                 --auto-tls",
-            )),
-        };
-    };
-    let client_auth = boolean(settings, "client-cert-auth", false)?;
-    let authorities = file("trusted-ca-file");
-    if let (true, None, Some(setting)) =
-        (client_auth, &authorities, settings.get("client-cert-auth"))
-    {
-        let reason = "needs --trusted-ca-file, the authorities of clients";
-        return Err(refuse(setting, "client-cert-auth", reason));
-    }
-    let (cipher_suites, unknown) = parts("cipher-suites")
+    let (cipher_suites, unknown) = parts(settings, "cipher-suites")
         .into_iter()
         .partition::<Vec<_>, _>(|name| suite(name).is_some());
-    notes.extend(
-        unknown
-            .into_iter()
-            .map(|name| Note::CipherSuiteUnknown { name }),
-    );
-    if uses_https.is_none() {
-        let url = settings.get("listen-client-urls");
-        notes.push(Note::CertificateUnused {
-            url: url
-                .map_or(DEFAULT_CLIENT_URL, |setting| setting.text.as_str())
-                .to_owned(),
-        });
+    if let Some(notes) = notes {
+        notes.extend(
+            unknown
+                .into_iter()
+                .map(|name| Note::CipherSuiteUnknown { name }),
+        );
     }
-    Ok(Some(ListenTls::Files(TlsSettings {
-        certificate: certificate.clone(),
-        key: key.clone(),
-        authorities,
-        revocations: file("client-crl-file"),
-        client_auth,
-        allowed_hostnames: parts("client-cert-allowed-hostname"),
+    Ok(TlsSettings {
         cipher_suites,
         only_1_3: oldest == Some(3),
         only_1_2: newest == Some(2),
-    })))
+        ..TlsSettings::default()
+    })
 }
 
-/// A setting of listeners' URLs that asks for TLS.
-fn settings_use_https(settings: &Settings) -> Option<(&'static str, &Setting)> {
-    let names = [
-        "listen-client-urls",
-        "listen-client-http-urls",
-        "listen-metrics-urls",
-    ];
+fn self_signed_years(settings: &Settings) -> Result<u64, Refusal> {
+    let name = "self-signed-cert-validity";
+    let years = number(settings, name, 1, 0, 100)?;
+    match settings.get(name) {
+        Some(setting) if years == 0 => {
+            let reason = "selfSignedCertValidity is invalid,it should be greater than 0";
+            Err(refuse(setting, name, reason))
+        }
+        _ => Ok(years),
+    }
+}
+
+/// A certificate and its key: both or none.
+fn pair(
+    settings: &Settings,
+    certificate: &str,
+    key: &str,
+) -> Result<Option<(PathBuf, PathBuf)>, Refusal> {
+    match (path(settings, certificate), path(settings, key)) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        _ => {
+            let set = |name| Some((name, settings.get(name)?));
+            let (name, setting) = set(certificate).or_else(|| set(key)).expect("one is set");
+            let reason = format!(
+                "KeyFile and CertFile must both be present; set --{certificate} and --{key}"
+            );
+            Err(refuse(setting, name, reason))
+        }
+    }
+}
+
+fn client_auth(settings: &Settings, name: &str, authorities: &str) -> Result<bool, Refusal> {
+    let on = boolean(settings, name, false)?;
+    match settings.get(name) {
+        Some(setting) if on && settings.get(authorities).is_none() => {
+            let reason = format!("needs --{authorities}, the authorities of those who dial");
+            Err(refuse(setting, name, reason))
+        }
+        _ => Ok(on),
+    }
+}
+
+fn certificate_unused(settings: &Settings, name: &str, default: &str) -> Note {
+    let url = settings.get(name);
+    let url = url.map_or(default, |setting| setting.text.as_str());
+    Note::CertificateUnused {
+        url: url.to_owned(),
+    }
+}
+
+fn path(settings: &Settings, name: &str) -> Option<PathBuf> {
+    let setting = settings.get(name)?;
+    Some(PathBuf::from(&setting.text))
+}
+
+/// The parts of a comma-separated list that may be empty.
+fn parts(settings: &Settings, name: &str) -> Vec<String> {
+    let text = settings
+        .get(name)
+        .map_or("", |setting| setting.text.as_str());
+    let parts = text.split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The first of these settings of listeners' URLs that asks for TLS.
+fn first_https<'s>(
+    settings: &'s Settings,
+    names: &[&'static str],
+) -> Option<(&'static str, &'s Setting)> {
     let mut set = names
-        .into_iter()
-        .filter_map(|name| Some((name, settings.get(name)?)));
+        .iter()
+        .filter_map(|name| Some((*name, settings.get(name)?)));
     set.find(|(_, setting)| {
         let mut urls = setting.text.split(',');
         urls.any(|url| url.trim().starts_with("https://"))
@@ -963,6 +1171,8 @@ fn settings_use_https(settings: &Settings) -> Option<(&'static str, &Setting)> {
 /// The feature gates that change anything here.
 #[derive(Default)]
 struct Gates {
+    compact_hash_check: bool,
+    initial_corrupt_check: bool,
     lease_checkpoint: bool,
     lease_checkpoint_persist: bool,
 }
@@ -1000,6 +1210,8 @@ fn gates(settings: &Settings) -> Result<Gates, Refusal> {
         let on = typed::boolean(&setting.source, name, on)
             .map_err(|_| refuse(setting, name, format!("invalid value of {gate}={on}")))?;
         match gate {
+            "CompactHashCheck" => gates.compact_hash_check = on,
+            "InitialCorruptCheck" => gates.initial_corrupt_check = on,
             "LeaseCheckpoint" => gates.lease_checkpoint = on,
             "LeaseCheckpointPersist" => gates.lease_checkpoint_persist = on,
             known if GATES.contains(&known) => {}

@@ -48,6 +48,16 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<(FileSettings, Vec<Note>)
                     add(&mut settings, &mut notes, key, &value, source.clone())?;
                 }
             }
+            Value::Mapping(entries) if key == "peer-transport-security" => {
+                for (key, value) in entries {
+                    let key = match key.as_str() {
+                        "allowed-cn" | "allowed-cns" => "peer-cert-allowed-cn",
+                        "allowed-hostname" | "allowed-hostnames" => "peer-cert-allowed-hostname",
+                        key => &format!("peer-{key}"),
+                    };
+                    add(&mut settings, &mut notes, key, &value, source.clone())?;
+                }
+            }
             value => add(&mut settings, &mut notes, &key, &value, source)?,
         }
     }

@@ -16,8 +16,8 @@ mod version;
 
 pub use address::{AddressError, ClientUrl, MetricsUrl, PeerUrl};
 pub use checked::{
-    AutoCompaction, Config, InitialClusterState, InitialMember, Invocation, KeepFiles, ListenTls,
-    LogFormat, LogLevel, Quota, check_own_member,
+    AutoCompaction, Config, CorruptionChecks, DiscoverySrv, InitialClusterState, InitialMember,
+    Invocation, KeepFiles, ListenTls, LogFormat, LogLevel, Quota, check_own_member, own_place,
 };
 pub use note::Note;
 pub use refusal::{Refusal, Source};

@@ -55,6 +55,12 @@ fn peer_url(text: &str) -> PeerUrl {
     PeerUrl::to_advertise(text).expect("valid")
 }
 
+fn check_bootstrap(config: &Config) -> Result<usize, String> {
+    let advertised = &config.initial_advertise_peer_urls;
+    check_own_member(&config.name, advertised, &config.initial_cluster)
+        .map_err(|refusal| refusal.to_string())
+}
+
 #[test]
 fn without_settings_etcds_defaults_hold() {
     let config = with_flags(&[]);
@@ -72,11 +78,22 @@ fn without_settings_etcds_defaults_hold() {
         }],
         initial_cluster_state: InitialClusterState::New,
         initial_cluster_token: "etcd-cluster".into(),
+        discovery_srv: None,
+        strict_reconfig_check: true,
+        max_learners: 1,
+        force_new_cluster: false,
+        corruption_checks: CorruptionChecks {
+            at_start: false,
+            interval: None,
+            compactions: None,
+        },
         quota: Quota::Bytes(2_147_483_648),
         max_request_bytes: 1_572_864,
         max_txn_ops: 128,
         auto_compaction: AutoCompaction::Off,
         tls: None,
+        peer_tls: None,
+        peer_skip_client_san_verification: false,
         cors: vec!["*".into()],
         host_whitelist: vec!["*".into()],
         listen_client_http_urls: Vec::new(),
@@ -94,6 +111,7 @@ fn without_settings_etcds_defaults_hold() {
         heartbeat_interval: Duration::from_millis(100),
         election_timeout: Duration::from_millis(1000),
         snapshot_count: count(10_000),
+        snapshot_catchup_entries: 5000,
         max_snapshots: KeepFiles::Newest(count(5)),
         max_wals: KeepFiles::Newest(count(5)),
         backend_batch_interval: Duration::from_millis(100),
@@ -116,7 +134,7 @@ fn without_settings_etcds_defaults_hold() {
     };
     assert_eq!(config, expected);
     assert_eq!(config.wal_path(), PathBuf::from("default.etcd/member/wal"));
-    assert!(config.check_bootstrap().is_ok());
+    assert_eq!(check_bootstrap(&config), Ok(0));
 }
 
 /// A value of a flag, and how the settings then differ from the defaults.
@@ -207,6 +225,49 @@ const ACCEPTED: &[Accepted] = &[
             peer_urls: vec![peer_url("http://h:1"), peer_url("http://h:2")],
         }];
     }),
+    (
+        "initial-cluster",
+        "a=http://h:1,b=https://h:2,c=http://h:3",
+        |c| {
+            let member = |name: &str, url: &str| InitialMember {
+                name: name.into(),
+                peer_urls: vec![peer_url(url)],
+            };
+            c.initial_cluster = vec![
+                member("a", "http://h:1"),
+                member("b", "https://h:2"),
+                member("c", "http://h:3"),
+            ];
+        },
+    ),
+    ("discovery-srv", "example.com", |c| {
+        c.discovery_srv = Some(DiscoverySrv {
+            domain: "example.com".into(),
+            suffix: None,
+        });
+    }),
+    ("strict-reconfig-check", "false", |c| {
+        c.strict_reconfig_check = false;
+    }),
+    ("max-learners", "3", |c| c.max_learners = 3),
+    ("force-new-cluster", "true", |c| c.force_new_cluster = true),
+    ("corrupt-check-time", "0", |_| {}),
+    ("corrupt-check-time", "4h", |c| {
+        c.corruption_checks.interval = Some(Duration::from_secs(4 * 3600));
+    }),
+    ("compact-hash-check-time", "5m", |_| {}),
+    ("feature-gates", "CompactHashCheck=true", |c| {
+        c.corruption_checks.compactions = Some(Duration::from_secs(60));
+    }),
+    ("feature-gates", "InitialCorruptCheck=true", |c| {
+        c.corruption_checks.at_start = true;
+    }),
+    ("peer-auto-tls", "true", |c| {
+        c.peer_tls = Some(ListenTls::SelfSigned(1));
+    }),
+    ("peer-skip-client-san-verification", "true", |c| {
+        c.peer_skip_client_san_verification = true;
+    }),
     ("space-return", "false", |c| c.space_return.enabled = false),
     ("space-return-pages", "1000", |c| {
         c.space_return.pages = 1000;
@@ -267,6 +328,9 @@ const ACCEPTED: &[Accepted] = &[
     }),
     ("snapshot-count", "0", |_| {}),
     ("snapshot-count", "7", |c| c.snapshot_count = count(7)),
+    ("snapshot-catchup-entries", "5", |c| {
+        c.snapshot_catchup_entries = 5;
+    }),
     ("max-snapshots", "0", |c| c.max_snapshots = KeepFiles::All),
     ("max-wals", "1", |c| {
         c.max_wals = KeepFiles::Newest(count(1));
@@ -424,8 +488,50 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "initial-cluster",
-        "a=http://h:1,b=http://h:2,c=http://h:3",
-        "this version runs one member",
+        "a=http://h:1,b=http://h:1",
+        "initial cluster a=http://h:1,b=http://h:1 has duplicate url",
+    ),
+    ("discovery-srv", "a/b", "expected a part of a DNS name"),
+    ("discovery-srv-name", "x", "needs --discovery-srv"),
+    ("strict-reconfig-check", "perhaps", "expected true or false"),
+    ("max-learners", "-1", "expected a whole number from 0 to"),
+    ("force-new-cluster", "perhaps", "expected true or false"),
+    ("corrupt-check-time", "often", "expected a time"),
+    (
+        "compact-hash-check-time",
+        "0s",
+        "--compact-hash-check-time must be >0 (set to 0s)",
+    ),
+    (
+        "listen-peer-urls",
+        "https://127.0.0.1:2380",
+        "KeyFile and CertFile are not presented: set --peer-cert-file",
+    ),
+    (
+        "peer-cert-file",
+        "c",
+        "KeyFile and CertFile must both be present; set --peer-cert-file and --peer-key-file",
+    ),
+    (
+        "peer-key-file",
+        "k",
+        "KeyFile and CertFile must both be present",
+    ),
+    (
+        "peer-client-cert-file",
+        "c",
+        "set --peer-client-cert-file and --peer-client-key-file",
+    ),
+    (
+        "peer-client-key-file",
+        "k",
+        "KeyFile and CertFile must both be present",
+    ),
+    ("peer-auto-tls", "perhaps", "expected true or false"),
+    (
+        "peer-skip-client-san-verification",
+        "perhaps",
+        "expected true or false",
     ),
     ("initial-cluster-state", "foo", "expected new or existing"),
     ("space-return", "maybe", "expected true or false"),
@@ -500,6 +606,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "--election-timeout[50001ms] is too long, and should be set less than 50000ms",
     ),
     ("snapshot-count", "-1", "expected a whole number from 0 to"),
+    (
+        "snapshot-catchup-entries",
+        "0",
+        "expected a whole number from 1 to",
+    ),
     ("max-snapshots", "many", "expected a whole number from 0 to"),
     (
         "max-wals",
@@ -570,6 +681,11 @@ fn every_flag_has_a_good_and_a_bad_value_in_these_tables() {
         "client-cert-allowed-hostname",
         "client-cert-auth",
         "client-crl-file",
+        "peer-cert-allowed-cn",
+        "peer-cert-allowed-hostname",
+        "peer-client-cert-auth",
+        "peer-crl-file",
+        "peer-trusted-ca-file",
         "tls-max-version",
         "trusted-ca-file",
     ];
@@ -583,6 +699,18 @@ fn every_flag_has_a_good_and_a_bad_value_in_these_tables() {
         "client-cert-auth",
         "client-crl-file",
         "key-file",
+        // Together in `members_certificates_are_set_by_flags_or_together_in_the_file`.
+        "peer-cert-allowed-cn",
+        "peer-cert-allowed-hostname",
+        "peer-cert-file",
+        "peer-client-cert-auth",
+        "peer-client-cert-file",
+        "peer-client-key-file",
+        "peer-crl-file",
+        "peer-key-file",
+        "peer-trusted-ca-file",
+        // In `members_are_named_by_a_list_or_by_dns`.
+        "discovery-srv-name",
         "self-signed-cert-validity",
         "tls-max-version",
         "tls-min-version",
@@ -750,19 +878,34 @@ fn settings_of_etcd_that_would_make_another_cluster_are_refused_unless_blank() {
     let text = run(
         &["--config-file=f"],
         &[],
-        Some("discovery-srv: example.com\n"),
+        Some("discovery: http://example.com/token\n"),
     );
     let text = text.expect_err("another cluster");
     assert!(
-        text.contains("discovery-srv") && text.contains("unsafe"),
+        text.contains("discovery") && text.contains("unsafe"),
         "{text}"
     );
-    with_file("discovery-srv:\nforce-new-cluster: false\n");
-    let text = run(&[], &[("ETCD_FORCE_NEW_CLUSTER", "true")], None).expect_err("dangerous");
-    assert!(text.starts_with("ETCD_FORCE_NEW_CLUSTER=true: "), "{text}");
-    let text = run(&["--force-new-cluster=true"], &[], None).expect_err("not ours");
+    with_file("discovery:\ndiscovery-token: ''\n");
+    let text = run(&[], &[("ETCD_DISCOVERY_TOKEN", "t")], None).expect_err("another cluster");
+    assert!(text.starts_with("ETCD_DISCOVERY_TOKEN=t: "), "{text}");
+    let text = run(&["--discovery-token=t"], &[], None).expect_err("not ours");
     let expected =
-        "flag provided but not defined: --force-new-cluster; etcd has it, this version does not";
+        "flag provided but not defined: --discovery-token; etcd has it, this version does not";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn members_are_named_by_a_list_or_by_dns() {
+    let config = with_flags(&["--discovery-srv=example.com", "--discovery-srv-name=east"]);
+    let expected = DiscoverySrv {
+        domain: "example.com".into(),
+        suffix: Some("east".into()),
+    };
+    assert_eq!(config.discovery_srv, Some(expected));
+    let both = ["--discovery-srv=a.b", "--initial-cluster=a=http://h:1"];
+    let text = run(&both, &[], None).expect_err("two sources");
+    let expected = "--discovery-srv=a.b: multiple discovery or bootstrap flags are set. Choose one \
+                    of \"initial-cluster\" or \"discovery-srv\"";
     assert_eq!(text, expected);
 }
 
@@ -774,15 +917,14 @@ fn settings_of_etcd_that_change_nothing_are_accepted_and_told() {
         "--logger",
         "zap",
         "--pre-vote",
-        "--peer-cert-file=p",
-        "--snapshot-catchup-entries=5",
+        "--peer-trusted-ca-file=p",
     ]);
     let ignored = |name: &str| Note::FlagIgnored { name: name.into() };
     let expected = [
         ignored("--logger"),
         ignored("--pre-vote"),
-        ignored("--peer-cert-file"),
-        ignored("--snapshot-catchup-entries"),
+        // Without a certificate nothing here speaks TLS.
+        ignored("--peer-trusted-ca-file"),
     ];
     assert_eq!(config.notes, expected);
 }
@@ -871,6 +1013,102 @@ fn certificates_are_set_by_flags_or_together_in_the_file() {
 }
 
 #[test]
+fn members_certificates_are_set_by_flags_or_together_in_the_file() {
+    let expected = TlsSettings {
+        certificate: "c".into(),
+        key: "k".into(),
+        authorities: Some("ca".into()),
+        client_auth: true,
+        allowed_common_names: vec!["a".into(), "b".into()],
+        dialing_pair: Some(("dc".into(), "dk".into())),
+        ..TlsSettings::default()
+    };
+    let flags = [
+        "--listen-peer-urls=https://127.0.0.1:1",
+        "--peer-cert-file=c",
+        "--peer-key-file=k",
+        "--peer-client-cert-file=dc",
+        "--peer-client-key-file=dk",
+        "--peer-trusted-ca-file=ca",
+        "--peer-client-cert-auth",
+        "--peer-cert-allowed-cn=a,b",
+    ];
+    let config = with_flags(&flags);
+    assert_eq!(config.peer_tls, Some(ListenTls::Files(expected.clone())));
+    assert_eq!(config.tls, None);
+    let file = "listen-peer-urls: https://127.0.0.1:1\n\
+                peer-transport-security:\n  cert-file: c\n  key-file: k\n  \
+                client-cert-file: dc\n  client-key-file: dk\n  trusted-ca-file: ca\n  \
+                client-cert-auth: true\n  allowed-cn: [a, b]\n  auto-tls: false\n  \
+                skip-client-san-verification: true\n";
+    let config = with_file(file);
+    assert_eq!(config.peer_tls, Some(ListenTls::Files(expected.clone())));
+    assert!(config.peer_skip_client_san_verification);
+
+    // Authorities alone ask for certificates, too; revocations and host names as for clients.
+    let flags = [
+        "--peer-cert-file=c",
+        "--peer-key-file=k",
+        "--peer-trusted-ca-file=ca",
+        "--peer-crl-file=r",
+        "--peer-cert-allowed-hostname=h",
+    ];
+    let config = with_flags(&flags);
+    let expected = TlsSettings {
+        revocations: Some("r".into()),
+        allowed_hostnames: vec!["h".into()],
+        allowed_common_names: Vec::new(),
+        dialing_pair: None,
+        ..expected
+    };
+    assert_eq!(config.peer_tls, Some(ListenTls::Files(expected)));
+    assert!(config.notes.contains(&Note::CertificateUnused {
+        url: "http://localhost:2380".into()
+    }));
+
+    let text = run(
+        &[
+            "--peer-cert-file=c",
+            "--peer-key-file=k",
+            "--peer-client-cert-auth",
+        ],
+        &[],
+        None,
+    );
+    assert!(
+        text.expect_err("no authority")
+            .contains("--peer-trusted-ca-file")
+    );
+    let text = run(
+        &["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"],
+        &[],
+        None,
+    );
+    assert!(
+        text.expect_err("both")
+            .contains("AllowedCNs and AllowedHostnames are mutually exclusive")
+    );
+}
+
+#[test]
+fn older_names_of_the_comparisons_of_members_count() {
+    let config = with_flags(&[
+        "--experimental-initial-corrupt-check",
+        "--experimental-corrupt-check-time=240m",
+        "--experimental-compact-hash-check-enabled=true",
+        "--experimental-compact-hash-check-time=5m",
+        "--experimental-peer-skip-client-san-verification",
+    ]);
+    let expected = CorruptionChecks {
+        at_start: true,
+        interval: Some(Duration::from_secs(4 * 3600)),
+        compactions: Some(Duration::from_secs(300)),
+    };
+    assert_eq!(config.corruption_checks, expected);
+    assert!(config.peer_skip_client_san_verification);
+}
+
+#[test]
 fn unknown_flags_are_refused_with_the_nearest_known_one() {
     let refusal = |argument: &str| run(&[argument], &[], None).expect_err(argument);
     assert_eq!(
@@ -948,12 +1186,8 @@ fn revisions_are_kept_in_revision_mode() {
 
 #[test]
 fn bootstrap_settings_must_agree() {
-    let refusal = |arguments: &[&str]| {
-        with_flags(arguments)
-            .check_bootstrap()
-            .expect_err("disagree")
-            .to_string()
-    };
+    let refusal =
+        |arguments: &[&str]| check_bootstrap(&with_flags(arguments)).expect_err("disagree");
     let text = refusal(&["--name=a", "--initial-cluster=b=http://localhost:2380"]);
     assert!(text.contains("couldn't find local name \"a\""), "{text}");
     let text = refusal(&["--initial-cluster=default=http://h:1"]);
@@ -972,13 +1206,12 @@ fn bootstrap_settings_must_agree() {
         text.contains("--initial-advertise-peer-urls has http://h:2"),
         "{text}"
     );
-    with_flags(&[
+    let agreed = with_flags(&[
         "--name=a",
-        "--initial-cluster=a=http://h:2,a=http://h:1",
+        "--initial-cluster=b=http://h:3,a=http://h:2,a=http://h:1",
         "--initial-advertise-peer-urls=http://h:1,http://h:2",
-    ])
-    .check_bootstrap()
-    .expect("agree");
+    ]);
+    assert_eq!(check_bootstrap(&agreed), Ok(1));
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub use client_certificate::ClientCertificate;
 pub use connections::{ConnectionSlots, TooFewFiles};
 pub use gateway::gateway_frame;
 pub use pages::{Alarms, CallLimits, Check, Pages, Versions};
+pub(crate) use serve::accept_all;
 pub use serve::{ConnectionLimits, Listening, Policy, Serves, serve, serve_metrics};
 pub(crate) use tls::suite;
 pub use tls::{Tls, TlsError, TlsSettings, self_signed};

@@ -240,12 +240,15 @@ async fn page<B>(
 
 /// Accepts connections, each served by a task of its own, until `shutdown` ends; then waits for
 /// the tasks, and ends those that take too long.
-async fn accept_all<H, R, B>(listening: Listening, shutdown: impl Future<Output = ()>, handle: H)
-where
+pub(crate) async fn accept_all<H, R, B>(
+    listening: Listening,
+    shutdown: impl Future<Output = ()>,
+    handle: H,
+) where
     H: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
-    R: Future<Output = Response<Answer<B>>> + Send + 'static,
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<BoxError> + Send + Sync,
+    R: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     let Listening {
         listener,
@@ -303,9 +306,9 @@ async fn serve_socket<H, R, B>(
     handle: H,
 ) where
     H: Fn(Request<Incoming>) -> R,
-    R: Future<Output = Response<Answer<B>>> + Send + 'static,
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<BoxError> + Send + Sync,
+    R: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot turn off delays of a connection");
@@ -358,9 +361,9 @@ async fn serve_connection<S, H, R, B>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R,
-    R: Future<Output = Response<Answer<B>>> + Send + 'static,
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<BoxError> + Send + Sync,
+    R: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     let service = service_fn(move |request| {
         let response = handle(request);

@@ -35,6 +35,10 @@ pub struct TlsSettings {
     pub client_auth: bool,
     /// Names of which a client's certificate must bear one; none allows any.
     pub allowed_hostnames: Vec<String>,
+    /// Common names of which a client's certificate must bear one; none allows any.
+    pub allowed_common_names: Vec<String>,
+    /// The certificate that is shown when dialing, and its key; the server's own if there is none.
+    pub dialing_pair: Option<(PathBuf, PathBuf)>,
     /// Names of cipher suites for TLS 1.2; none stands for all.
     pub cipher_suites: Vec<String>,
     /// Without TLS 1.2.
@@ -129,7 +133,7 @@ impl Tls {
             return Ok(None);
         };
         if !self.settings.allowed_hostnames.is_empty() && !self.bears_allowed_name(leaf) {
-            return Err("its certificate bears none of --client-cert-allowed-hostname".to_owned());
+            return Err("its certificate bears none of the allowed host names".to_owned());
         }
         if !self.settings.client_auth {
             return Ok(None);
@@ -141,6 +145,12 @@ impl Tls {
         let common_name = common_name
             .and_then(|name| name.as_str().ok())
             .unwrap_or("");
+        let allowed = &self.settings.allowed_common_names;
+        if !allowed.is_empty() && !allowed.iter().any(|name| name == common_name) {
+            return Err(format!(
+                "the common name {common_name:?} of its certificate is none of the allowed ones"
+            ));
+        }
         Ok(Some(ClientCertificate {
             common_name: common_name.to_owned(),
         }))

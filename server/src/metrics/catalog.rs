@@ -13,11 +13,12 @@ use state_machine::AppliedOperation;
 use super::calls::GrpcMetrics;
 use super::exposition;
 use super::lease::LeaseMetrics;
+use super::peer::PeerMetrics;
 use super::process::ProcessCollector;
 use super::watch::WatchMetrics;
 use crate::config::ETCD_VERSION;
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 type UnsignedGauge = Gauge<u64, AtomicU64>;
 
 /// All metrics of a member. Whoever feeds one keeps its handle: touching it takes an atomic
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub space: SpaceMetrics,
     /// Bytes to and from clients.
     pub network: NetworkMetrics,
+    /// Other members.
+    pub peers: PeerMetrics,
     /// Calls by method.
     pub grpc: GrpcMetrics,
 }
@@ -58,6 +61,7 @@ impl Metrics {
             disk: DiskMetrics::new(&mut registry),
             space: SpaceMetrics::new(&mut registry),
             network: NetworkMetrics::new(&mut registry),
+            peers: PeerMetrics::new(&mut registry),
             grpc: GrpcMetrics::new(&mut registry),
             registry: Registry::default(),
         };
@@ -99,6 +103,8 @@ pub struct ServerMetrics {
     pub proposals_pending: Gauge,
     /// Proposals that failed.
     pub proposals_failed: Counter,
+    /// Messages of other members that no correct member sends.
+    pub messages_refused: Counter,
     /// Heartbeats that the leader sent late.
     pub heartbeat_send_failures: Counter,
     /// Requests that took longer to apply than they should.
@@ -184,6 +190,11 @@ impl ServerMetrics {
             ),
             proposals_pending: gauge(r, "etcd_server_proposals_pending", "Proposals that wait"),
             proposals_failed: counter(r, "etcd_server_proposals_failed", "Proposals that failed"),
+            messages_refused: counter(
+                r,
+                "holdfast_peer_messages_refused",
+                "Messages of other members that no correct member sends",
+            ),
             heartbeat_send_failures: counter(
                 r,
                 "etcd_server_heartbeat_send_failures",
@@ -567,6 +578,7 @@ mod tests {
 
     /// Names and types as etcd prints them, against which alerts and dashboards are written, and our own.
     const EXPECTED: &[(&str, &str)] = &[
+        ("holdfast_peer_messages_refused_total", "counter"),
         ("holdfast_nospace_alarms_cleared_total", "counter"),
         ("holdfast_space_return_bytes_to_go", "gauge"),
         ("holdfast_space_return_cut_bytes_total", "counter"),

@@ -4,6 +4,7 @@ mod calls;
 mod catalog;
 mod exposition;
 mod lease;
+mod peer;
 mod process;
 mod watch;
 
@@ -12,4 +13,5 @@ pub use catalog::{
     DiskMetrics, HealthEndpoint, Metrics, MvccMetrics, NetworkMetrics, ServerMetrics,
 };
 pub use lease::LeaseMetrics;
+pub use peer::PeerMetrics;
 pub use watch::WatchMetrics;

@@ -90,6 +90,14 @@ impl Watches {
         self.filled.notify_one();
     }
 
+    /// What happened up to `revision` was not seen here: every stream reads it from history.
+    pub(crate) fn skip_to(&self, from: Revision, revision: Revision) {
+        if from <= revision {
+            self.lock_inbox().lost.get_or_insert((from, revision)).1 = revision;
+            self.filled.notify_one();
+        }
+    }
+
     /// The body of the `watch` thread: works until [`Watches::stop`].
     pub fn run(&self) {
         loop {

@@ -85,6 +85,7 @@ pub(super) fn check_contents(committed: &Committed, path: &Path) -> Result<Conte
     let settings = Settings {
         lease_ttl_min: 1,
         persist_lease_checkpoints: false,
+        learners_max: 1,
     };
     let machine = StateMachine::open(committed.clone(), settings).map_err(|fault| {
         let failure = Failure::from(fault);

@@ -17,8 +17,9 @@ use storage::wal::{self, HardState, Index, NodeId, Record, Term};
 use storage::{Fault, Store, read_only};
 
 use super::file::{ADVICE, SnapshotFile, folder_of};
+use crate::bootstrap::bootstrap_entries;
 use crate::commands::Failure;
-use crate::data_dir::{Paths, bootstrap_entries, make_folder};
+use crate::data_dir::{Paths, make_folder};
 use crate::identity::Identity;
 use crate::raft_thread::to_log_entry;
 
@@ -209,6 +210,7 @@ fn check_snapshot(
     let settings = Settings {
         lease_ttl_min: 1,
         persist_lease_checkpoints: false,
+        learners_max: 1,
     };
     let machine = StateMachine::open(committed.clone(), settings).map_err(|fault| {
         let path = plan.snapshot.display();
@@ -335,6 +337,7 @@ mod tests {
         let settings = Settings {
             lease_ttl_min: 1,
             persist_lease_checkpoints: false,
+            learners_max: 1,
         };
         let mut machine = StateMachine::open(store.committed().clone(), settings).unwrap();
         for number in 0..20_u8 {

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use state_machine::{Member, MemberId, NewCluster};
+use state_machine::{MemberId, NewCluster};
 use storage::disk::Disk;
 use storage::disk::real::RealDisk;
 
 use super::rebuild::{Bump, HashCheck, Plan, rebuild};
+use crate::bootstrap::first_members;
 use crate::commands::Failure;
 use crate::config::{InitialMember, PeerUrl, check_own_member};
-use crate::identity::{Identity, cluster_id, member_id};
+use crate::identity::{Identity, cluster_id};
 
 /// Makes the data directory of a member of a new cluster out of a backup. Run it once for each member,
 /// with the same backup, --initial-cluster and --initial-cluster-token. The directory appears whole or
@@ -61,18 +62,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<String, Failure> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let revision = rebuild(&disk, &plan)?;
     let (member, cluster) = (plan.identity.member, plan.identity.cluster.0);
-    let mut text = format!(
+    Ok(format!(
         "restored {} into {}\nmember {member} of the new cluster {cluster:x}; revision {revision}\n",
         plan.snapshot.display(),
         plan.data_dir.display()
-    );
-    let voters = plan.cluster.members().len();
-    if voters > 1 {
-        text.push_str(&format!(
-            "a cluster of {voters} members starts with etcd only: this version of holdfast runs one\n"
-        ));
-    }
-    Ok(text)
+    ))
 }
 
 /// What the arguments ask for.
@@ -89,19 +83,7 @@ fn plan(arguments: &Arguments) -> Result<Plan, Failure> {
         advertised.map_err(|reason| flag("initial-advertise-peer-urls", text, &reason))?;
     let own = check_own_member(&arguments.name, &advertised, &listed)?;
 
-    let members: Vec<Member> = listed
-        .into_iter()
-        .map(|first| {
-            let peer_urls: Vec<String> = first.peer_urls.iter().map(ToString::to_string).collect();
-            Member {
-                id: member_id(&peer_urls, &arguments.initial_cluster_token),
-                peer_urls,
-                learner: false,
-                name: first.name,
-                client_urls: Vec::new(),
-            }
-        })
-        .collect();
+    let members = first_members(&listed, &arguments.initial_cluster_token);
     let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
     let identity = Identity {
         cluster: cluster_id(&ids),
