@@ -3,6 +3,7 @@
 mod auth;
 mod bad_input;
 mod clients;
+mod cluster;
 mod concurrency;
 mod conversation;
 mod durability;
@@ -22,4 +23,5 @@ mod space;
 mod startup;
 mod tidy;
 mod tls;
+mod trouble;
 mod watch;

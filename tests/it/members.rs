@@ -171,20 +171,6 @@ async fn members_change_as_far_as_one_voter_goes() {
     }
 }
 
-/// etcd adds it, and then stands still until the new member has joined. As long as members do not
-/// talk to each other that would be for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_voter_is_refused_and_nothing_stands_still() {
-    let member = Member::start(Product::Holdfast).await;
-    let client = member.client();
-    let refused = add(&client, &["http://127.0.0.1:1"], false).await;
-    let status = refused.expect_err("a refusal");
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("one voting member"), "{status:?}");
-    client.put("still", "works").await.expect("a put");
-    assert_eq!(list(&client, true).await.len(), 1);
-}
-
 /// [MT-13]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_stays_with_the_only_voter() {

@@ -211,25 +211,6 @@ async fn three_members_of_etcd_start_on_what_we_restored() {
     }
     let hash = members[0].client().hash_kv(0).await.hash;
     assert_eq!(members[2].client().hash_kv(0).await.hash, hash);
-
-    // We run one member, and say so before anything in the directory is touched.
-    let folder = restore(
-        &backup,
-        &[
-            "--name=a",
-            &format!("--initial-cluster={cluster}"),
-            &format!("--initial-advertise-peer-urls={}", urls[0]),
-        ],
-    );
-    let contents = folder.contents();
-    let mut ours = Member::spawn(Product::Holdfast, folder, &[]);
-    assert_eq!(ours.wait_for_end(30).code(), Some(3));
-    assert!(
-        ours.log().contains("a cluster of 3 members"),
-        "{}",
-        ours.log()
-    );
-    assert_eq!(ours.into_folder().contents(), contents);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,9 +52,18 @@ impl Client {
     /// # Panics
     /// If `url` is none.
     pub fn new(url: &str) -> Client {
+        Client::with_patience(url, Duration::from_secs(CALL_SECONDS_MAX))
+    }
+
+    /// For a member at `url` whose answers are given up after so long.
+    ///
+    /// # Panics
+    /// If `url` is none.
+    pub fn with_patience(url: &str, patience: Duration) -> Client {
         let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
         let channel = endpoint
-            .timeout(Duration::from_secs(CALL_SECONDS_MAX))
+            .timeout(patience)
+            .connect_timeout(patience)
             .connect_lazy();
         Client {
             channel: channel.clone(),
@@ -134,14 +143,34 @@ impl Client {
         answer.expect("a hash at a readable revision").into_inner()
     }
 
+    /// The value of a key, linearizably.
+    ///
+    /// # Panics
+    /// If the member does not answer.
+    pub async fn value_of(&self, key: &str) -> Option<Bytes> {
+        let request = RangeRequest {
+            key: Bytes::from(key.to_owned()),
+            ..Default::default()
+        };
+        let answer = self.range(request).await.expect("a range");
+        answer.kvs.into_iter().next().map(|pair| pair.value)
+    }
+
     /// What the member says about itself.
     ///
     /// # Panics
     /// If the member does not answer.
     pub async fn status(&self) -> StatusResponse {
+        let status = self.try_status().await;
+        status.expect("a running member tells its status")
+    }
+
+    /// What the member says about itself, if it answers.
+    ///
+    /// # Errors
+    /// That of the call.
+    pub async fn try_status(&self) -> Result<StatusResponse, Status> {
         let answer = self.maintenance.clone().status(StatusRequest {}).await;
-        answer
-            .expect("a running member tells its status")
-            .into_inner()
+        Ok(answer?.into_inner())
     }
 }

@@ -42,6 +42,16 @@ impl Folder {
         }
     }
 
+    /// Where the member's peers reach it, if it listens there.
+    pub fn peer_url(&self) -> String {
+        format!("http://{}", self.peer_endpoint())
+    }
+
+    /// `host:port` where the member's peers reach it, if it listens there.
+    pub fn peer_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.advertised_peer_port)
+    }
+
     /// The data directory itself; it need not exist yet.
     pub fn data(&self) -> PathBuf {
         self.data.clone()

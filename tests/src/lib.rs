@@ -7,13 +7,16 @@
 pub mod acknowledged;
 pub mod calls;
 pub mod client;
+pub mod cluster;
 pub mod curl;
 pub mod dice;
 pub mod etcdctl;
 pub mod file_system;
 pub mod folder;
+pub mod history;
 pub mod http;
 pub mod member;
+pub mod network;
 pub mod offline_tool;
 pub mod tools;
 pub mod watching;

@@ -72,6 +72,16 @@ pub struct Member {
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    place: Option<Place>,
+}
+
+/// A host of a [`crate::network::Network`].
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its network namespace.
+    pub namespace: String,
+    /// Its address.
+    pub address: String,
 }
 
 impl Member {
@@ -108,6 +118,20 @@ impl Member {
         flags: &[&str],
         environment: &[(&str, &str)],
     ) -> Member {
+        Member::spawn_at(product, folder, flags, environment, None)
+    }
+
+    /// Starts on a host of a network of its own, without waiting.
+    ///
+    /// # Panics
+    /// If the program cannot be run.
+    pub fn spawn_at(
+        product: Product,
+        folder: Folder,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+        place: Option<Place>,
+    ) -> Member {
         let log = folder.beside("log");
         let mut member = Member {
             product,
@@ -120,6 +144,7 @@ impl Member {
                 .map(|(name, value)| (name.to_string(), value.to_string()))
                 .collect(),
             log,
+            place,
         };
         member.launch();
         member
@@ -140,7 +165,15 @@ impl Member {
 
     /// The whole command line, without variables of the environment that a server would read.
     fn command(&self) -> Command {
-        let mut command = Command::new(self.product.program());
+        let mut command = match &self.place {
+            None => Command::new(self.product.program()),
+            Some(place) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &place.namespace]);
+                command.arg(self.product.program());
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             let read = ["ETCD_", "NOTIFY_SOCKET", "JOURNAL_STREAM", "LISTEN_"];
             if read
@@ -217,12 +250,14 @@ impl Member {
 
     /// Where clients connect.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        format!("http://{}", self.endpoint())
     }
 
     /// `host:port` where clients connect.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        let place = self.place.as_ref();
+        let host = place.map_or("127.0.0.1", |place| &place.address);
+        format!("{host}:{}", self.client_port)
     }
 
     /// A client with a connection of its own.
@@ -422,7 +457,7 @@ pub fn free_port() -> u16 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "deadlines of tests")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -39,6 +39,24 @@ impl Watching {
     /// # Panics
     /// If the server refuses.
     pub async fn open_with(client: &Client, token: &str, first: WatchCreateRequest) -> Watching {
+        Watching::begin(client, token, first)
+            .await
+            .expect("a stream")
+    }
+
+    /// As [`Watching::open`], of a server that may be gone.
+    ///
+    /// # Errors
+    /// That of the call.
+    pub async fn try_open(client: &Client, first: WatchCreateRequest) -> Result<Watching, Status> {
+        Watching::begin(client, "", first).await
+    }
+
+    async fn begin(
+        client: &Client,
+        token: &str,
+        first: WatchCreateRequest,
+    ) -> Result<Watching, Status> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let first = RequestUnion::CreateRequest(first);
         let first = WatchRequest {
@@ -51,12 +69,20 @@ impl Watching {
             let token = token.parse().expect("a token is ASCII");
             call.metadata_mut().insert("token", token);
         }
-        let answers = client.watch.clone().watch(call).await;
-        Watching {
+        let answers = client.watch.clone().watch(call).await?;
+        Ok(Watching {
             requests: Some(requests),
-            answers: answers.expect("a stream").into_inner(),
+            answers: answers.into_inner(),
             early: VecDeque::new(),
-        }
+        })
+    }
+
+    /// The next answer of a server that may be gone, however long it takes; `None` at the end.
+    ///
+    /// # Errors
+    /// What the stream ended with.
+    pub async fn next_or_end(&mut self) -> Result<Option<WatchResponse>, Status> {
+        self.answers.message().await
     }
 
     /// Sends a request.

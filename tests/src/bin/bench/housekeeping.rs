@@ -158,7 +158,8 @@ async fn start_up(product: Product, keys: u64) {
     );
 }
 
-async fn fill(client: &Client, keys: u64, pair: impl Fn(u64) -> (String, Vec<u8>)) {
+/// Puts so many pairs, whatever it takes.
+pub(crate) async fn fill(client: &Client, keys: u64, pair: impl Fn(u64) -> (String, Vec<u8>)) {
     let mut running = tokio::task::JoinSet::new();
     for number in 0..keys {
         if running.len() >= FILLED_AT_ONCE {

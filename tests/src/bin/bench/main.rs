@@ -8,9 +8,11 @@
 //! Options: `--seconds N` for each load, round and server (default 5), `--rounds N` (default 3),
 //! `--only TEXT` for the loads whose name holds TEXT, `--housekeeping MIB` (default 1024, 0 for none) for
 //! compaction, the return of space and backups of a database with so much history, `--keys N` (default
-//! 1000000) for a start with so many.
+//! 1000000) for a start with so many; `--cluster MIB` (default 1024, 0 for none) for clusters of three, to
+//! which a new member is added when they hold so much.
 
 mod calls;
+mod cluster;
 mod fan_out;
 mod housekeeping;
 mod measured;
@@ -74,6 +76,7 @@ struct Options {
     only: String,
     mebibytes: u64,
     keys: u64,
+    cluster: u64,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +87,8 @@ async fn main() {
     }
     let flags = ["--quota-backend-bytes", "8589934592", "--log-level", "warn"];
     let mut members = Vec::new();
-    for product in [Product::subject(), Product::Etcd(EtcdVersion::V3_5)] {
+    let products = [Product::subject(), Product::Etcd(EtcdVersion::V3_5)];
+    for product in products {
         let member = Member::start_on(product, Folder::new(), &flags).await;
         Call::prepare(&member.client()).await;
         members.push(member);
@@ -102,7 +106,11 @@ async fn main() {
                 run(load, &members[which], options.seconds, &mut measured[which]).await;
             }
         }
-        measured::print_load(load.name(), &members, &mut measured);
+        measured::print_load(load.name(), &products, &mut measured);
+    }
+    drop(members);
+    if options.cluster > 0 {
+        cluster::run(&options).await;
     }
 }
 
@@ -114,6 +122,7 @@ impl Options {
             only: String::new(),
             mebibytes: 1024,
             keys: 1_000_000,
+            cluster: 1024,
         };
         while let Some(name) = arguments.next() {
             let value = arguments
@@ -129,9 +138,10 @@ impl Options {
                 "--rounds" => options.rounds = number() as usize,
                 "--housekeeping" => options.mebibytes = number(),
                 "--keys" => options.keys = number(),
+                "--cluster" => options.cluster = number(),
                 "--only" => options.only = value,
                 _ => panic!(
-                    "unknown option {name}; known are --seconds, --rounds, --only, --housekeeping, --keys"
+                    "unknown option {name}; known are --seconds, --rounds, --only, --housekeeping, --keys, --cluster"
                 ),
             }
         }

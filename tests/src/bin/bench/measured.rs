@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_tests::member::Member;
+use holdfast_tests::member::Product;
 
 /// What one load did to one server, over all rounds.
 #[derive(Default)]
@@ -48,13 +48,13 @@ pub(crate) fn print_head() {
 
 /// Prints a line for each server, and one with ours as a share of the other's.
 #[expect(clippy::print_stdout, reason = "a program that reports figures")]
-pub(crate) fn print_load(name: &str, members: &[Member], measured: &mut [Measured; 2]) {
-    for (member, measured) in members.iter().zip(measured.iter_mut()) {
+pub(crate) fn print_load(name: &str, products: &[Product; 2], measured: &mut [Measured; 2]) {
+    for (product, measured) in products.iter().zip(measured.iter_mut()) {
         measured.latencies.sort_unstable();
         println!(
             "{:<34} {:<18} {:>10.0} {:>10.1} {:>9.3} {:>9.3} {:>9.1}",
             name,
-            format!("{:?}", member.product()),
+            format!("{product:?}"),
             measured.rate(),
             measured.server_microseconds(),
             measured.percentile(50),
