@@ -19,6 +19,7 @@ pub mod serve;
 // The threads, and the doors between them and the calls.
 pub mod apply_thread;
 pub mod commit_thread;
+pub mod doubtful;
 pub mod lessor;
 pub mod linearizable;
 pub mod peer_doors;

@@ -26,6 +26,7 @@ use crate::auth::Tokens;
 use crate::commit_thread::CommitThread;
 use crate::config::{Config, KeepFiles, Quota};
 use crate::data_dir::{self, Opened, Paths, StartError};
+use crate::doubtful::Doubtful;
 use crate::identity::Identity;
 use crate::lessor::{Lessor, LessorPace};
 use crate::linearizable::Reads;
@@ -186,6 +187,7 @@ impl Node {
             files: log_files(config, disk),
             transport: transport.clone(),
             reads: Reads::new(first_request_id(identity.member.0, started)),
+            doubtful: Doubtful::default(),
             held: VecDeque::new(),
             inbox: raft_inbox,
             apply: apply.clone(),
@@ -274,7 +276,6 @@ impl Node {
             let _ = thread.join();
         }
         let _ = apply.send(apply_thread::Input::Stop);
-        member.transport.stop();
         member.watches.stop();
         drop((apply, raft));
         for thread in threads {

@@ -92,6 +92,10 @@ impl Doors for PeerDoors {
         self.give(Input::Unreachable(id));
     }
 
+    fn gone(&self, id: NodeId) {
+        self.give(Input::Gone(id));
+    }
+
     fn snapshot_sent(&self, id: NodeId, success: bool) {
         // Without this the leader would wait for ever; raft_thread always empties its queue.
         let _ = self.raft.send(Input::SnapshotSent(id, success));

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::apply_thread;
 use crate::clock;
+use crate::doubtful::Doubtful;
 use crate::linearizable::{Reads, Waiting};
 use crate::metrics::Metrics;
 use crate::peer::Transport;
@@ -58,6 +59,8 @@ pub enum Input {
     Step(Envelope),
     /// A message to this member could not be delivered.
     Unreachable(NodeId),
+    /// This member's host answers that nobody listens there any more.
+    Gone(NodeId),
     /// A snapshot for this member was delivered, or could not be.
     SnapshotSent(NodeId, bool),
     /// Hand leadership over to this member.
@@ -112,6 +115,8 @@ pub struct RaftThread {
     pub transport: Transport,
     /// Who waits for a linearizable read.
     pub reads: Reads,
+    /// Proposals that a leader may have taken with it.
+    pub doubtful: Doubtful,
     /// Proposals that wait for a leader.
     pub held: VecDeque<Input>,
     /// Who waits.
@@ -165,6 +170,7 @@ impl RaftThread {
                     self.step(envelope);
                 }
                 Input::Unreachable(id) => self.node.report_unreachable(id),
+                Input::Gone(id) => self.node.report_gone(id),
                 Input::SnapshotSent(id, success) => self.node.report_snapshot(id, success),
                 Input::HandOver(to) => self.node.transfer_leader(to),
                 Input::Progress(reply) => {
@@ -222,8 +228,12 @@ impl RaftThread {
             }
             _ => unreachable!("only proposals come here"),
         };
-        if let Err(error) = proposed {
-            self.refuse(id, &error);
+        match proposed {
+            Ok(()) => {
+                let requests = &self.requests;
+                self.doubtful.given(id, |id| requests.is_waiting(id));
+            }
+            Err(error) => self.refuse(id, &error),
         }
         length
     }
@@ -254,6 +264,9 @@ impl RaftThread {
 
     fn applied(&mut self, index: consensus::Index) {
         self.node.applied(index);
+        for id in self.doubtful.lost(index) {
+            self.requests.refuse(id, NoAnswer::LeaderFailed);
+        }
         if self.state.leader() == 0 {
             // At start the members come out of the log, and only then is there somebody to elect.
             self.campaign_if_alone();
@@ -303,8 +316,9 @@ impl RaftThread {
         }
     }
 
-    fn hand_on(&self, committed: Vec<consensus::Entry>) {
+    fn hand_on(&mut self, committed: Vec<consensus::Entry>) {
         if !committed.is_empty() {
+            self.doubtful.committed(&committed);
             // A stopped apply_thread has told why; this thread is told to stop next.
             let _ = self.apply.send(apply_thread::Input::Entries(committed));
         }
@@ -332,6 +346,7 @@ impl RaftThread {
         let leader = status.leader.map_or(0, |id| id.0);
         let has_changed = leader != self.state.leader();
         if has_changed && leader != 0 {
+            self.doubtful.leader_changed(status.term);
             self.metrics.server.leader_changes_seen.inc();
             tracing::info!(
                 leader = format!("{leader:x}"),

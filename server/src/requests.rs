@@ -30,6 +30,8 @@ pub enum NoAnswer {
     NoLeader,
     /// It was not applied in time; it may still be.
     TimedOut,
+    /// The leader that had it is gone, and the new one has begun without it; it may still come through.
+    LeaderFailed,
     /// Another member did not take leadership over in time.
     TransferTooLong,
     /// The member stops.

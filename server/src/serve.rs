@@ -33,6 +33,8 @@ pub const EXIT_STORAGE: u8 = 3;
 /// While a start takes longer than systemd would wait, it is asked for more time in such steps.
 const START_EXTENSION: Duration = Duration::from_secs(30);
 
+/// Connections of other members, which must not wait for those of clients: a member needs about ten.
+const PEER_CONNECTIONS_MAX: usize = 128;
 /// How long a member goes on after its removal; etcd's value.
 const REMOVED_GOES_ON: Duration = Duration::from_secs(1);
 
@@ -140,12 +142,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     // 2. Serve, then say so, until something ends it. Up to here a signal ends the process at once.
     let mut signals = Signals::taken()?;
-    let (stop, stopped) = watch::channel(false);
-    let mut tasks = JoinSet::new();
+    let (mut of_clients, mut of_peers) = (Listeners::none(), Listeners::none());
     let member = node.member().clone();
     let ended = {
         let serving = async {
-            listen_and_publish(&config, &member, &notify, &stopped, &mut tasks).await?;
+            listen_to_peers(&config, &member, &mut of_peers).await?;
+            listen_and_publish(&config, &member, &notify, &mut of_clients).await?;
             Box::pin(go_on(&config, &member, &notify)).await
         };
         tokio::select! {
@@ -159,15 +161,16 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         }
     };
 
-    // 3. No new calls, the running ones end, then the threads.
+    // 3. No new calls, the running ones end, then the connections to other members, then the threads.
     notify.stopping("stopping");
-    let _ = stop.send(true);
     if ended.is_err() {
         // Nobody is left to answer the running calls; they need not wait to learn it.
         member.requests.stop();
     }
+    of_clients.end().await;
+    member.transport().stop();
+    of_peers.end().await;
     drop(member);
-    while tasks.join_next().await.is_some() {}
     let stopped = tokio::task::spawn_blocking(|| node.stop())
         .await
         .expect("stopping does not panic");
@@ -177,17 +180,80 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Listeners that end together.
+struct Listeners {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Listeners {
+    fn none() -> Listeners {
+        Listeners {
+            stop: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    fn until_end(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopped = self.stop.subscribe();
+        async move {
+            // The sender outlives all listeners; if it were gone, stopping would be right too.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+    }
+
+    async fn end(&mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn slots() -> Result<ConnectionSlots, ServeError> {
+    ConnectionSlots::of_process().map_err(|error| ServeError::System {
+        action: "serve".to_owned(),
+        source: io::Error::other(error),
+    })
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        streams: config.max_concurrent_streams,
+        keepalive_interval: config.grpc_keepalive_interval,
+        keepalive_timeout: config.grpc_keepalive_timeout,
+    }
+}
+
+async fn listen_to_peers(
+    config: &Config,
+    member: &Member,
+    listeners: &mut Listeners,
+) -> Result<(), ServeError> {
+    let tls = peer_tls(config)?;
+    let slots = ConnectionSlots::new(PEER_CONNECTIONS_MAX);
+    for url in &config.listen_peer_urls {
+        let listening = Listening {
+            listener: bind(url.host(), url.port(), url.as_str()).await?,
+            tls: tls.clone().filter(|_| url.is_https()),
+            slots: slots.clone(),
+            limits: connection_limits(config),
+        };
+        let until_end = listeners.until_end();
+        let transport = member.transport().clone();
+        listeners
+            .tasks
+            .spawn(peer::serve(listening, transport, until_end));
+        tracing::info!(address = url.as_str(), "serving peer traffic");
+    }
+    Ok(())
+}
+
 async fn listen_and_publish(
     config: &Config,
     member: &Arc<Member>,
     notify: &ServiceNotify,
-    stopped: &watch::Receiver<bool>,
-    tasks: &mut JoinSet<()>,
+    listeners: &mut Listeners,
 ) -> Result<(), ServeError> {
-    let slots = ConnectionSlots::of_process().map_err(|error| ServeError::System {
-        action: "serve".to_owned(),
-        source: io::Error::other(error),
-    })?;
+    let slots = slots()?;
     let pages: Arc<dyn Pages> = Arc::new(MemberPages {
         member: member.clone(),
     });
@@ -197,11 +263,7 @@ async fn listen_and_publish(
             listener: bind(host, port, url).await?,
             tls: tls.clone().filter(|_| is_https),
             slots: slots.clone(),
-            limits: ConnectionLimits {
-                streams: config.max_concurrent_streams,
-                keepalive_interval: config.grpc_keepalive_interval,
-                keepalive_timeout: config.grpc_keepalive_timeout,
-            },
+            limits: connection_limits(config),
         })
     };
     let http_urls = &config.listen_client_http_urls;
@@ -220,28 +282,13 @@ async fn listen_and_publish(
             client_listeners.push((listening, serves, url));
         }
     }
-    let peer_tls = peer_tls(config)?;
-    for url in &config.listen_peer_urls {
-        let (host, port) = (url.host(), url.port());
-        let peers = Listening {
-            tls: peer_tls.clone().filter(|_| url.is_https()),
-            ..listening(url.as_str(), host, port, false).await?
-        };
-        tasks.spawn(peer::serve(
-            peers,
-            member.transport().clone(),
-            until(stopped),
-        ));
-        tracing::info!(address = url.as_str(), "serving peer traffic");
-    }
     for url in &config.listen_metrics_urls {
         let (host, port) = (url.host(), url.port());
         let listening = listening(url.as_str(), host, port, url.is_https()).await?;
-        tasks.spawn(http::serve_metrics(
-            listening,
-            pages.clone(),
-            until(stopped),
-        ));
+        let until_end = listeners.until_end();
+        listeners
+            .tasks
+            .spawn(http::serve_metrics(listening, pages.clone(), until_end));
         tracing::info!(address = url.as_str(), "serving metrics");
     }
 
@@ -272,12 +319,13 @@ async fn listen_and_publish(
             hosts: config.host_whitelist.clone(),
             gateway: config.enable_grpc_gateway,
         };
-        tasks.spawn(http::serve(
+        let until_end = listeners.until_end();
+        listeners.tasks.spawn(http::serve(
             listening,
             api,
             pages.clone(),
             policy,
-            until(stopped),
+            until_end,
         ));
         tracing::info!(address = url.as_str(), "serving client traffic");
     }
@@ -409,12 +457,4 @@ async fn bind(host: &str, port: u16, url: &str) -> Result<TcpListener, ServeErro
     TcpListener::bind((host, port))
         .await
         .map_err(ServeError::system(format!("listen on {url}")))
-}
-
-fn until(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    let mut stopped = stopped.clone();
-    async move {
-        // The sender outlives all listeners; if it were gone, stopping would be right too.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    }
 }

@@ -39,6 +39,9 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 512;
 /// Committed entries of one [`Work`]: bounds what a restart with a long log hands out at once.
 const COMMITTED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Ticks within which an election begins when the leader's process has ended.
+const GONE_TICKS_MAX: usize = 3;
+
 /// Above every index: no entry is needed.
 const INDEX_NEVER: Index = Index(u64::MAX);
 
@@ -280,6 +283,22 @@ impl Node {
     /// A message to `id` could not be delivered: a leader sends it less for a while.
     pub fn report_unreachable(&mut self, id: NodeId) {
         self.raw.report_unreachable(id.0);
+    }
+
+    /// The process of `id` has ended, as its host says: who follows it stands for election within a few
+    /// ticks instead of waiting for the timeout. If that is wrong nothing is lost: no other member that
+    /// still hears of the leader supports the election.
+    pub fn report_gone(&mut self, id: NodeId) {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != id.0 {
+            return;
+        }
+        // Members that learn it at the same moment should not stand at the same moment.
+        let draw = scramble(self.seed ^ scramble(raft.id) ^ scramble(raft.term));
+        let patience = (draw % GONE_TICKS_MAX as u64) as usize;
+        let timeout = raft.randomized_election_timeout();
+        let elapsed = timeout.saturating_sub(1 + patience);
+        raft.election_elapsed = raft.election_elapsed.max(elapsed).max(self.election_ticks);
     }
 
     /// A snapshot for `id` was taken in, or was not.

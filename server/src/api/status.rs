@@ -198,6 +198,10 @@ impl From<NoAnswer> for Status {
             NoAnswer::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
             NoAnswer::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
             NoAnswer::TimedOut => (Code::Unavailable, "etcdserver: request timed out"),
+            NoAnswer::LeaderFailed => (
+                Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+            ),
             NoAnswer::TransferTooLong => (
                 Code::Unknown,
                 "etcdserver: request timed out, leader transfer took too long",

@@ -99,7 +99,8 @@ impl PeerClient {
     }
 
     async fn send(&self, url: &str, request: Request<BoxBody>) -> Result<Response<Bytes>, String> {
-        let mut connection = self.dialer.connect(url).await?;
+        let connection = self.dialer.connect(url).await;
+        let mut connection = connection.map_err(|error| error.to_string())?;
         let response = connection.send_request(request).await;
         let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;

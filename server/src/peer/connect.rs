@@ -1,5 +1,6 @@
 //! Connections to other members, over TCP or TLS.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,26 +35,50 @@ impl Dialer {
     }
 
     /// A connection to the member at `url`, which is closed when the answer is dropped.
-    pub(crate) async fn connect(&self, url: &str) -> Result<SendRequest<BoxBody>, String> {
-        let url = PeerUrl::to_advertise(url).map_err(|error| error.to_string())?;
-        let connected = tokio::time::timeout(self.timeout, self.connect_to(&url)).await;
-        connected.map_err(|_| format!("no connection within {:?}", self.timeout))?
+    pub(crate) async fn connect(&self, url: &str) -> Result<SendRequest<BoxBody>, DialError> {
+        let connected = tokio::time::timeout(self.timeout, self.connect_to(url)).await;
+        connected.map_err(|_| DialError {
+            what: format!("no connection within {:?}", self.timeout),
+            is_refused: false,
+        })?
     }
 
-    async fn connect_to(&self, url: &PeerUrl) -> Result<SendRequest<BoxBody>, String> {
+    async fn connect_to(&self, url: &str) -> Result<SendRequest<BoxBody>, DialError> {
+        let url = PeerUrl::to_advertise(url).map_err(|error| error.to_string())?;
         let connected = TcpStream::connect((url.host(), url.port())).await;
-        let stream = connected.map_err(|error| error.to_string())?;
+        let stream = connected.map_err(|error| DialError {
+            is_refused: error.kind() == ErrorKind::ConnectionRefused,
+            what: error.to_string(),
+        })?;
         stream
             .set_nodelay(true)
             .map_err(|error| error.to_string())?;
         if !url.is_https() {
-            return speak(stream).await;
+            return Ok(speak(stream).await?);
         }
         let connector = TlsConnector::from(dialing_config(self.tls.as_ref())?);
         let name =
             ServerName::try_from(url.host().to_owned()).map_err(|error| error.to_string())?;
         let stream = connector.connect(name, stream).await;
-        speak(stream.map_err(|error| error.to_string())?).await
+        Ok(speak(stream.map_err(|error| error.to_string())?).await?)
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct DialError {
+    what: String,
+    /// Whether the host answered that nobody listens.
+    pub(crate) is_refused: bool,
+}
+
+impl From<String> for DialError {
+    fn from(what: String) -> DialError {
+        DialError {
+            what,
+            is_refused: false,
+        }
     }
 }
 

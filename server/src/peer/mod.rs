@@ -68,6 +68,8 @@ pub trait Doors: Send + Sync + 'static {
     fn step(&self, envelope: Envelope);
     /// A message to this member was lost.
     fn unreachable(&self, id: NodeId);
+    /// The host of this member says that nobody listens there.
+    fn gone(&self, id: NodeId);
     /// A snapshot was taken in by this member, or was not.
     fn snapshot_sent(&self, id: NodeId, success: bool);
     /// Another member says that this one was removed.

@@ -68,7 +68,10 @@ async fn post_one(
 ) -> Result<(), String> {
     let mut open = match connection.take() {
         Some(open) if !open.is_closed() => open,
-        _ => shared.dialer.connect(url).await?,
+        _ => {
+            let connected = shared.dialer.connect(url).await;
+            connected.map_err(|error| error.to_string())?
+        }
     };
     let body = envelope.encode();
     shared
@@ -140,7 +143,8 @@ async fn post_snapshot(
     let Ok(_turn) = shared.snapshots().try_acquire_owned() else {
         return Err("too many snapshots are being sent".to_owned());
     };
-    let mut connection = shared.dialer.connect(url).await?;
+    let connected = shared.dialer.connect(url).await;
+    let mut connection = connected.map_err(|error| error.to_string())?;
     let mut head = BytesMut::new();
     write_sized(envelope, &mut head);
     let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);

@@ -13,6 +13,7 @@ use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use tokio::sync::mpsc;
 
 use super::connect::authority;
@@ -139,21 +140,42 @@ pub(super) async fn read(shared: Arc<Shared>, peer: Arc<Peer>, kind: Kind) {
             tokio::time::sleep(REDIAL).await;
             continue;
         };
-        let ended = match dial(&shared, &peer, kind, &url).await {
-            Ok(body) => take_in(&shared, &peer, kind, body).await,
-            Err(why) => why,
+        let mut has_run = false;
+        let ended = match shared.dialer.connect(&url).await {
+            Ok(connection) => match dial(&shared, &peer, kind, &url, connection).await {
+                Ok(body) => {
+                    has_run = true;
+                    take_in(&shared, &peer, kind, body).await
+                }
+                Err(why) => why,
+            },
+            Err(error) => {
+                if error.is_refused && kind == Kind::Messages {
+                    shared.doors.gone(peer.id);
+                }
+                error.to_string()
+            }
         };
         if kind == Kind::Messages {
             shared.set_active(&peer, false, &ended);
         }
         tracing::debug!(peer = %peer.id, ?kind, url, why = ended, "a stream has ended");
+        if has_run {
+            // Whether the member has gone should be known at once.
+            continue;
+        }
         peer.failed_at(&url);
         tokio::time::sleep(REDIAL).await;
     }
 }
 
-async fn dial(shared: &Shared, peer: &Peer, kind: Kind, url: &str) -> Result<Incoming, String> {
-    let mut connection = shared.dialer.connect(url).await?;
+async fn dial(
+    shared: &Shared,
+    peer: &Peer,
+    kind: Kind,
+    url: &str,
+    mut connection: SendRequest<BoxBody>,
+) -> Result<Incoming, String> {
     let settings = &shared.settings;
     let path = format!("{}{}", kind.path(), settings.id);
     let request = headers(shared, Request::get(path), url)

@@ -56,6 +56,8 @@ impl Doors for Inbox {
         self.unreachable.lock().unwrap().push(id);
     }
 
+    fn gone(&self, _: NodeId) {}
+
     fn snapshot_sent(&self, id: NodeId, success: bool) {
         self.snapshots.lock().unwrap().push((id, success));
         self.changed.notify_waiters();
