@@ -16,7 +16,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use consensus::{Node as Consensus, NodeId};
+use consensus::{ConfState, Node as Consensus, NodeId};
+use state_machine::MemberId;
 use storage::disk::Disk;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -96,8 +97,10 @@ impl Node {
         } = opened;
 
         // 1. The cores.
-        let snapshot = initial.snapshot.clone();
-        let consensus = start_consensus(config, &identity, initial)?;
+        let snapshot_index = initial.snapshot.index.0;
+        let applied = consensus::Index(machine.applied().index);
+        let (consensus, configuration) =
+            start_consensus(config, &identity, initial, applied, &store)?;
         let views = Arc::new(Views::new(State::of(&mut machine)));
         let state = Arc::new(ConsensusState::default());
 
@@ -175,8 +178,8 @@ impl Node {
             id: identity.node(),
             machine,
             settings: data_dir::settings(config),
-            configuration: snapshot.conf_state,
-            snapshot_index: snapshot.index.0,
+            configuration,
+            snapshot_index,
             snapshot_folder: Paths::of(config).snap,
             space_return: config.space_return,
         };
@@ -289,25 +292,61 @@ impl Node {
     }
 }
 
+/// Goes on behind what the database holds, with the members that it has recorded; also returns those.
 fn start_consensus(
     config: &Config,
     identity: &Identity,
     initial: consensus::Initial,
-) -> Result<Consensus, StartError> {
+    applied: consensus::Index,
+    store: &storage::Store,
+) -> Result<(Consensus, ConfState), StartError> {
     let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
+    let recorded = match applied > initial.snapshot.index {
+        true => recorded_members(store)?,
+        false => None,
+    };
     let options = consensus::Options {
         id: identity.node(),
         election_ticks: usize::try_from(ticks).unwrap_or(10).max(2),
         heartbeat_ticks: 1,
         seed: random::seed(),
-        // Entries behind the snapshot are delivered again; those that the database holds already
-        // pass by without effect, but consensus learns its configuration from them.
-        applied: initial.snapshot.index,
+        // Without recorded members (etcd before 3.5) they come out of the log: entries that the database
+        // holds already pass by without another effect.
+        applied: match recorded {
+            Some(_) => applied,
+            None => initial.snapshot.index,
+        },
     };
-    Consensus::new(&options, initial).map_err(|error| StartError::Refused {
-        path: Paths::of(config).wal,
-        what: format!("its log contradicts itself: {error}; restore this member from a backup"),
-    })
+    let members = recorded.unwrap_or_else(|| initial.snapshot.conf_state.clone());
+    let started = match options.applied > initial.snapshot.index {
+        true => Consensus::resume(&options, initial, &members),
+        false => Consensus::new(&options, initial),
+    };
+    match started {
+        Ok(consensus) => Ok((consensus, members)),
+        Err(error) => Err(StartError::Refused {
+            path: Paths::of(config).wal,
+            what: format!("its log contradicts itself: {error}; restore this member from a backup"),
+        }),
+    }
+}
+
+/// The members at the database's position.
+fn recorded_members(store: &storage::Store) -> Result<Option<ConfState>, StartError> {
+    let recorded = state_machine::read_configuration(store.committed());
+    let recorded = recorded.map_err(|source| StartError::Database {
+        path: store.path().to_owned(),
+        source,
+    })?;
+    let ascending = |ids: Vec<MemberId>| {
+        let mut ids: Vec<NodeId> = ids.into_iter().map(|id| NodeId(id.0)).collect();
+        ids.sort_unstable();
+        ids
+    };
+    Ok(recorded.map(|recorded| ConfState {
+        voters: ascending(recorded.voters),
+        learners: ascending(recorded.learners),
+    }))
 }
 
 /// Needs to be called within a runtime, on which the transport's tasks then run.

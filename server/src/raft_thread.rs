@@ -145,10 +145,12 @@ impl RaftThread {
                         return self.stop();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    next_tick = self.tick(next_tick)?;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.stop(),
+            }
+            // Under load there is always an input, and never a timeout.
+            if clock::monotonic() >= next_tick {
+                next_tick = self.tick(next_tick)?;
             }
             self.carry_out()?;
         }
@@ -361,11 +363,11 @@ impl RaftThread {
     }
 
     fn persist(&mut self, work: &Work) -> Result<(), Fault> {
-        if let Some(received) = &work.snapshot {
-            self.save_received(received)?;
-        }
         if let Some(state) = work.hard_state {
             self.unwritten = Some(state);
+        }
+        if let Some(received) = &work.snapshot {
+            self.save_received(received)?;
         }
         if work.entries.is_empty() && !work.must_sync {
             return Ok(());
@@ -407,6 +409,8 @@ impl RaftThread {
         };
         snapshot.save(&*self.files.disk, &self.files.snapshot_folder)?;
         self.log.save_snapshot(&snapshot.mark())?;
+        // The mark counts once the commit index has reached it, which must stand before any entry behind.
+        self.write_commit()?;
         self.log.release_to(snapshot.index);
         tracing::info!(
             index = mark.index.0,
@@ -425,14 +429,22 @@ impl RaftThread {
             }
             _ => unreachable!("only proposals are held back"),
         });
-        if let Some(state) = self.unwritten.take() {
-            self.log.append(&[], Some(&to_log_state(state)))?;
-        }
+        self.write_commit()?;
         // A thread that was paused does not make up for ticks: that would only cause elections.
         Ok(clock::monotonic().max(due) + self.heartbeat_interval)
     }
 
+    /// Writes the commit index that waits for the next entries.
+    fn write_commit(&mut self) -> Result<(), Fault> {
+        match self.unwritten.take() {
+            Some(state) => self.log.append(&[], Some(&to_log_state(state))),
+            None => Ok(()),
+        }
+    }
+
     fn save_snapshot(&mut self, snapshot: &RaftSnapshot) -> Result<(), Fault> {
+        // A start passes over marks beyond the commit index in the log; what they replace may be gone then.
+        self.write_commit()?;
         snapshot.save(&*self.files.disk, &self.files.snapshot_folder)?;
         self.log.save_snapshot(&snapshot.mark())?;
         self.log.release_to(snapshot.index);
@@ -454,9 +466,7 @@ impl RaftThread {
     }
 
     fn stop(mut self) -> Result<(), Fault> {
-        if let Some(state) = self.unwritten.take() {
-            self.log.append(&[], Some(&to_log_state(state)))?;
-        }
+        self.write_commit()?;
         self.log.sync()
     }
 }

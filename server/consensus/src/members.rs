@@ -65,6 +65,24 @@ impl ConfState {
         None
     }
 
+    /// The members after a change that is not void.
+    pub(crate) fn after(&self, change: &ConfigurationChange) -> ConfState {
+        let mut after = self.clone();
+        let id = change.node_id;
+        if change.kind != ConfigurationChangeKind::UpdateNode {
+            after.voters.retain(|voter| *voter != id);
+            after.learners.retain(|learner| *learner != id);
+        }
+        match change.kind {
+            ConfigurationChangeKind::AddNode => after.voters.push(id),
+            ConfigurationChangeKind::AddLearnerNode => after.learners.push(id),
+            ConfigurationChangeKind::RemoveNode | ConfigurationChangeKind::UpdateNode => {}
+        }
+        after.voters.sort_unstable();
+        after.learners.sort_unstable();
+        after
+    }
+
     pub(crate) fn to_raft(&self) -> eraftpb::ConfState {
         let mut state = eraftpb::ConfState::default();
         state.set_voters(self.voters.iter().map(|id| id.0).collect());

@@ -57,7 +57,7 @@ pub struct Options {
     /// Makes elections replay: with the same seed and the same calls they come out the same.
     pub seed: u64,
     /// Entries up to here have had their effect and are not delivered again. At least the snapshot's
-    /// index; if it lies above, no configuration change may stand in between.
+    /// index; with [`Node::new`] no configuration change may stand in between.
     pub applied: Index,
 }
 
@@ -89,6 +89,9 @@ pub struct Node {
     reads: Reads,
     seed: u64,
     election_ticks: usize,
+    /// The members as of the last applied entry. Those of the raft crate are ahead of them from the moment in
+    /// which it takes in a leader's state until that is applied.
+    members: ConfState,
 }
 
 impl Node {
@@ -102,6 +105,34 @@ impl Node {
     pub fn new(options: &Options, initial: Initial) -> Result<Node, ConsensusError> {
         check_options(options)?;
         check_initial(options, &initial)?;
+        check_skipped(options, &initial)?;
+        let members = initial.snapshot.conf_state.clone();
+        Node::start(options, initial, &members)
+    }
+
+    /// Starts as [`Node::new`] does, with the members as they were at `options.applied`. An entry that
+    /// changed them before is not looked at again: whether it was carried out or was void was decided when
+    /// it was applied, on a state that is no more.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn resume(
+        options: &Options,
+        initial: Initial,
+        members: &ConfState,
+    ) -> Result<Node, ConsensusError> {
+        check_options(options)?;
+        check_initial(options, &initial)?;
+        check_members(options.applied, members)?;
+        Node::start(options, initial, members)
+    }
+
+    /// Starts from parts that were checked.
+    fn start(
+        options: &Options,
+        initial: Initial,
+        members: &ConfState,
+    ) -> Result<Node, ConsensusError> {
         let Initial {
             hard_state,
             snapshot,
@@ -114,7 +145,7 @@ impl Node {
             hard_state.term = last_term;
             hard_state.vote = INVALID_ID;
         }
-        let state = raft::RaftState::new(hard_state.to_raft(), snapshot.conf_state.to_raft());
+        let state = raft::RaftState::new(hard_state.to_raft(), members.to_raft());
         let log = Log::new(
             (snapshot.index, snapshot.term),
             entries,
@@ -129,6 +160,7 @@ impl Node {
             reads: Reads::default(),
             seed: options.seed,
             election_ticks: options.election_ticks,
+            members: members.clone(),
         };
         node.draw_election_timeout();
         Ok(node)
@@ -136,7 +168,7 @@ impl Node {
 
     /// One tick of the clock has passed.
     pub fn tick(&mut self) {
-        if self.raw.raft.state != StateRole::Leader && self.would_lead_unwritten() {
+        if self.raw.raft.state != StateRole::Leader && self.must_not_stand() {
             return;
         }
         self.raw.tick();
@@ -144,9 +176,9 @@ impl Node {
     }
 
     /// Stands for election now instead of waiting for the timeout. Without effect on a leader, on
-    /// who has no vote, and while committed configuration changes wait to be applied.
+    /// who has no vote, and while a leader's state or committed configuration changes wait to be applied.
     pub fn campaign(&mut self) {
-        if !self.raw.raft.promotable() || self.would_lead_unwritten() {
+        if !self.raw.raft.promotable() || self.must_not_stand() {
             return;
         }
         // An error means that the call came at a wrong moment; the timeout will come again.
@@ -189,8 +221,13 @@ impl Node {
         change: Option<&ConfigurationChange>,
     ) -> Result<ConfState, ConsensusError> {
         let change = change.filter(|change| change.node_id.is_valid());
+        if let Some(change) = change.filter(|_| self.awaits_state()) {
+            // The state that was taken in has this change, and maybe others behind it.
+            self.members = self.members.after(change);
+            return Ok(self.members.clone());
+        }
         let Some(change) = change.and_then(ConfigurationChange::to_raft) else {
-            return Ok(self.conf_state());
+            return Ok(self.members.clone());
         };
         self.raw
             .apply_conf_change(&change)
@@ -206,6 +243,7 @@ impl Node {
         self.confirm_reads();
         let members = self.conf_state();
         self.raw.mut_store().set_conf_state(members.clone());
+        self.members = members.clone();
         Ok(members)
     }
 
@@ -226,7 +264,7 @@ impl Node {
             committed: (Index(committed), Term(committed_term)),
         })?;
         let is_dropped = match message.msg_type {
-            MessageType::MsgTimeoutNow => self.would_lead_unwritten(),
+            MessageType::MsgTimeoutNow => self.must_not_stand(),
             // Only a leader is asked this; the crate would panic on passing it on.
             MessageType::MsgTransferLeader => self.led_term().is_none(),
             _ => false,
@@ -373,7 +411,11 @@ impl Node {
     pub fn applied(&mut self, index: Index) {
         let alone = self.leads_alone();
         let needed = self.needed_above();
+        let awaited = self.awaits_state();
         self.raw.advance_apply_to(index.0);
+        if awaited && !self.awaits_state() {
+            self.members = self.conf_state();
+        }
         let log = self.raw.mut_store();
         log.advance_applied(index);
         match alone {
@@ -465,6 +507,17 @@ impl Node {
         raft.promotable()
             && raft.prs().is_singleton()
             && raft.raft_log.persisted < raft.raft_log.last_index()
+    }
+
+    /// Whether a leader's state was taken in and is not applied yet. The raft crate would look for changes of
+    /// the members in entries that are in that state, and fail because they are not in the log.
+    fn awaits_state(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.unstable.snapshot.is_some() || self.raw.store().first_held().0 > log.applied + 1
+    }
+
+    fn must_not_stand(&self) -> bool {
+        self.would_lead_unwritten() || self.awaits_state()
     }
 
     /// Only a leader knows that no other members follow in entries that are not applied yet.
@@ -587,19 +640,7 @@ fn check_initial(options: &Options, initial: &Initial) -> Result<(), ConsensusEr
         snapshot,
         entries,
     } = initial;
-    if let Some(reason) = snapshot.conf_state.fault() {
-        return Err(ConsensusError::Members {
-            index: snapshot.index,
-            reason,
-        });
-    }
-    if snapshot.index > Index(0) && snapshot.conf_state.voters.is_empty() {
-        let reason = "it names no voter".to_owned();
-        return Err(ConsensusError::Members {
-            index: snapshot.index,
-            reason,
-        });
-    }
+    check_members(snapshot.index, &snapshot.conf_state)?;
     let (mut index, mut term) = (snapshot.index, snapshot.term);
     for entry in entries {
         if entry.index.0 != index.0 + 1 {
@@ -639,7 +680,27 @@ fn check_initial(options: &Options, initial: &Initial) -> Result<(), ConsensusEr
             last,
         });
     }
-    let mut skipped = entries.iter().take_while(|entry| entry.index <= applied);
+    Ok(())
+}
+
+fn check_members(index: Index, members: &ConfState) -> Result<(), ConsensusError> {
+    if let Some(reason) = members.fault() {
+        return Err(ConsensusError::Members { index, reason });
+    }
+    if index > Index(0) && members.voters.is_empty() {
+        let reason = "it names no voter".to_owned();
+        return Err(ConsensusError::Members { index, reason });
+    }
+    Ok(())
+}
+
+/// Without the members at the applied index they must come out of entries that are still delivered.
+fn check_skipped(options: &Options, initial: &Initial) -> Result<(), ConsensusError> {
+    let applied = options.applied;
+    let mut skipped = initial
+        .entries
+        .iter()
+        .take_while(|entry| entry.index <= applied);
     match skipped.find(|entry| entry.kind != EntryKind::Normal) {
         Some(entry) => Err(ConsensusError::SkippedConfiguration {
             index: entry.index,
@@ -666,10 +727,10 @@ pub enum ConsensusError {
         /// Ticks to a heartbeat.
         heartbeat: usize,
     },
-    /// The members stored with a snapshot are impossible.
-    #[error("the configuration stored with the snapshot at index {index} is impossible: {reason}")]
+    /// The members stored with a state are impossible.
+    #[error("the configuration stored with the state at index {index} is impossible: {reason}")]
     Members {
-        /// Index of the snapshot.
+        /// Last entry in that state.
         index: Index,
         /// What is wrong.
         reason: String,

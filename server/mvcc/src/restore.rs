@@ -103,7 +103,9 @@ fn read(records: &Bucket, full: &SyncSender<Chunk>) -> Result<(Revision, Attache
 
 fn attach(attached: &mut Attached, at: RecordKey, pair: &KeyValue) {
     match pair.lease.filter(|_| !at.tombstone) {
-        Some(lease) => drop(attached.insert(pair.key_bytes(), lease)),
+        // A copy: a piece of the file would keep all pages of this state from being used anew, for as long as
+        // the key hangs on its lease.
+        Some(lease) => drop(attached.insert(Bytes::copy_from_slice(pair.key()), lease)),
         None if attached.is_empty() => {}
         None => drop(attached.remove(pair.key())),
     }

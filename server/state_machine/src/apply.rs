@@ -28,6 +28,17 @@ pub struct Position {
     pub term: u64,
 }
 
+/// Consensus' configuration as a committed state records it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RecordedConfiguration {
+    /// Who votes.
+    #[serde(default)]
+    pub voters: Vec<MemberId>,
+    /// Who learns.
+    #[serde(default)]
+    pub learners: Vec<MemberId>,
+}
+
 /// The record of consensus' configuration, with etcd's names.
 #[derive(Serialize)]
 struct Configuration<'a> {
@@ -520,6 +531,20 @@ pub(crate) fn configuration(voters: &[MemberId], learners: &[MemberId]) -> Bytes
         auto_leave: false,
     };
     go_json(&configuration).into()
+}
+
+/// Consensus' configuration at [`read_position`]; `None` when nobody has recorded one, as etcd before 3.5.
+pub fn read_configuration(committed: &Committed) -> Result<Option<RecordedConfiguration>, Fault> {
+    let record = match committed.bucket(schema::META)? {
+        Some(meta) => meta.get(schema::CONF_STATE)?,
+        None => None,
+    };
+    let Some(record) = record else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&record)
+        .map(Some)
+        .map_err(|error| Fault::record(schema::META, schema::CONF_STATE, &error))
 }
 
 /// The position that a committed state says it holds.

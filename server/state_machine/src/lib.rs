@@ -19,7 +19,8 @@ mod txn;
 pub use alarm::{Alarm, AlarmKind, Alarms};
 pub use answer::{Answer, DeleteRangeAnswer, OperationAnswer, PutAnswer, TxnAnswer};
 pub use apply::{
-    Applied, AppliedOperation, Downgrade, Position, Settings, StateMachine, read_position,
+    Applied, AppliedOperation, Downgrade, Position, RecordedConfiguration, Settings, StateMachine,
+    read_configuration, read_position,
 };
 pub use auth::{Auth, AuthChange, NewPassword, PasswordCheck, ROOT, Role, User};
 pub use command::{

@@ -183,6 +183,58 @@ fn who_is_far_behind_is_sent_the_state_and_goes_on_from_there() {
     );
 }
 
+/// Found by the simulation: the raft crate looked for entries that the state had taken the place of.
+#[test]
+fn who_has_not_applied_a_state_yet_does_not_stand_for_election() {
+    let mut members = company();
+    let without_3 = |envelope: &Envelope| envelope.to() != NodeId(3);
+    for _ in 0..5 {
+        members[0].node.propose(text("a")).expect("it leads");
+        deliver(&mut members, without_3);
+    }
+    let status = members[0].node.status();
+    members[0].node.compact_log(status.applied);
+    let mark = SnapshotMark {
+        index: status.applied,
+        term: status.term,
+        conf_state: ConfState {
+            voters: IDS.map(NodeId).to_vec(),
+            learners: vec![],
+        },
+    };
+    let mut message = None;
+    while message.is_none() {
+        members[0].node.tick();
+        members.iter_mut().for_each(Member::settle);
+        let sent: Vec<Envelope> = members
+            .iter_mut()
+            .flat_map(|member| std::mem::take(&mut member.outbox))
+            .collect();
+        for envelope in sent {
+            match envelope.kind() {
+                EnvelopeKind::Snapshot => message = Some(envelope),
+                _ => step(&mut members, &envelope),
+            }
+        }
+    }
+    let message = message
+        .expect("it was sent")
+        .with_snapshot(&mark, text("state"));
+    step(&mut members, &message);
+    let laggard = &mut members[2];
+    let work = laggard.node.work().expect("a snapshot to save");
+    assert!(work.snapshot.is_some());
+    laggard.node.persisted(work.number);
+    laggard.node.campaign();
+    for _ in 0..40 {
+        laggard.node.tick();
+    }
+    assert_eq!(laggard.node.status().role, Role::Follower);
+    laggard.node.applied(mark.index);
+    laggard.node.campaign();
+    assert_ne!(laggard.node.status().role, Role::Follower);
+}
+
 #[test]
 fn entries_behind_a_snapshot_under_way_are_kept() {
     let mut members = company();

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use mvcc::{
-    CompactionState, KeyRange, Position, RangeQuery, ReadError, RecordKey, Refusal, Revision,
+    CompactionState, KeyRange, LeaseId, Position, RangeQuery, ReadError, RecordKey, Refusal,
+    Revision,
 };
 
 use crate::setup::{Member, history_from, pairs_at, single};
@@ -366,4 +367,29 @@ fn a_key_deleted_and_put_in_the_compacted_revision_lives_on() {
         member = member.restart();
     }
     assert_eq!(member.stored(), ["3_0t", "3_1"]);
+}
+
+/// The keys of leases stand in memory from the start on. As pieces of the file they kept the whole state of
+/// the start from being used anew, and the file grew with every commit.
+#[test]
+fn leased_keys_do_not_keep_the_pages_of_the_start() {
+    let mut member = Member::new();
+    let mut change = member.store.change();
+    change.put(b"leased", b"", Some(LeaseId(7)));
+    change.finish();
+    member = member.restart();
+    assert_eq!(member.attached.len(), 1);
+    let mut sizes = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..50 {
+            let revision = member.put("k", "value");
+            member.compact(revision);
+            member.commit();
+        }
+        sizes.push(member.store.committed().size());
+    }
+    assert_eq!(
+        sizes[0], sizes[1],
+        "the same content needs more and more pages"
+    );
 }

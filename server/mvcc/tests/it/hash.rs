@@ -1,6 +1,7 @@
 //! Hashes of the records, against values that etcd members gave.
 
-use mvcc::{KeyHash, ReadError, Refusal, Revision};
+use bytes::BytesMut;
+use mvcc::{CompactionState, KeyHash, ReadError, RecordKey, Refusal, Revision};
 
 use crate::setup::Member;
 
@@ -110,4 +111,139 @@ fn ten_hashes_of_compactions_are_remembered() {
     let found = (0..40).filter(|at| member.store.view().hash(Some(Revision(*at))).is_ok());
     let found: Vec<_> = found.collect();
     assert_eq!(found.len(), 11, "{found:?}");
+}
+
+/// Choices that a seed decides (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ (word >> 31)) % limit
+    }
+}
+
+/// Compares all hashes that both can give for the same two revisions; returns how many.
+fn compare(one: &Member, other: &Member, revisions: &[i64], when: &str) -> u64 {
+    let mut compared = 0;
+    for at in revisions {
+        let at = Some(Revision(*at));
+        let (Ok(one), Ok(other)) = (one.store.view().hash(at), other.store.view().hash(at)) else {
+            continue;
+        };
+        if one.compact_revision == other.compact_revision {
+            assert_eq!(one.hash, other.hash, "{when}, {at:?}");
+            compared += 1;
+        }
+    }
+    compared
+}
+
+/// [D20] Members that are alike never differ, however far each has got with a compaction, whenever each
+/// commits and starts again.
+#[test]
+fn alike_members_have_the_same_hashes_through_ten_thousand_compactions() {
+    const COMPACTIONS: u64 = 10_000;
+    let mut dice = Dice(20);
+    let mut members = [Member::new(), Member::new()];
+    let (mut compacted, mut revision, mut compared, mut while_running) = (0, 1, 0, 0);
+    for round in 0..COMPACTIONS {
+        for _ in 0..=dice.below(4) {
+            let key = format!("key-{}", dice.below(8));
+            let is_delete = dice.below(4) == 0;
+            for member in &mut members {
+                match is_delete {
+                    true => drop(member.delete(&key)),
+                    false => drop(member.put(&key, &round.to_string())),
+                }
+            }
+            revision = members[0].store.revision().0;
+        }
+        let at = revision - dice.below(2) as i64;
+        if at <= compacted {
+            continue;
+        }
+        for member in &mut members {
+            member.store.schedule_compaction(Revision(at)).unwrap();
+        }
+        let revisions = [compacted, at, revision];
+        compacted = at;
+        // One goes on at a time, and sometimes neither to the end.
+        let steps = dice.below(12);
+        for _ in 0..steps {
+            let member = &mut members[dice.below(2) as usize];
+            let entries = 1 + dice.below(6) as usize;
+            if member.store.compact_step(entries).unwrap() == CompactionState::WaitsForCommit
+                || dice.below(8) == 0
+            {
+                member.commit();
+            }
+            let running = members.iter().map(|member| member.store.compaction_state());
+            let is_running = running
+                .filter(|state| *state == CompactionState::Runs)
+                .count()
+                == 1;
+            while_running += u64::from(is_running);
+        }
+        let when = format!("compaction {round} at {at}");
+        let [one, other] = &members;
+        compared += compare(one, other, &revisions, &when);
+        if dice.below(4) == 0 {
+            members[dice.below(2) as usize].finish_compaction(10);
+        }
+        if dice.below(100) == 0 {
+            let [one, other] = members;
+            members = match dice.below(2) {
+                0 => [one.restart(), other],
+                _ => [one, other.restart()],
+            };
+        }
+    }
+    assert!(compared > COMPACTIONS, "{compared}");
+    assert!(while_running > COMPACTIONS / 10, "{while_running}");
+}
+
+/// [D20] One bit that differs, in any record that counts, shows; of three members the one that has it.
+#[test]
+fn a_flipped_bit_on_one_member_shows_in_its_hash_alone() {
+    let make = || {
+        let mut member = Member::new();
+        member.put("old", "and still there");
+        for round in 0..3 {
+            for key in 0..4 {
+                member.put(&format!("key-{key}"), &round.to_string());
+            }
+        }
+        member.compact(Revision(6));
+        member.commit();
+        member
+    };
+    let (sound, another) = (make(), make());
+    let revision = sound.store.revision().0;
+    assert_eq!(hash(&sound, revision), hash(&another, revision));
+    // What the next compaction would delete of what the last one has left does not count.
+    let counts = |key: &[u8]| {
+        let at = RecordKey::decode(key).expect("a record's key").position;
+        at.revision == Revision(2) || at.revision > Revision(6)
+    };
+    let mut flipped = 0;
+    for (key, record) in sound.entries().iter().filter(|(key, _)| counts(key)) {
+        for bit in 0..record.len() * 8 {
+            let mut changed = BytesMut::from(&record[..]);
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let mut member = make();
+            let batch = member.store.batch_mut();
+            batch.put("key", key.clone(), changed.freeze());
+            member.commit();
+            // A record that is none any more is found, too.
+            if let Ok(found) = member.store.view().hash(Some(Revision(revision))) {
+                let expected = hash(&sound, revision);
+                assert_ne!(found.hash, expected.hash, "bit {bit} of {key:?}");
+            }
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 500, "{flipped}");
 }
