@@ -106,14 +106,36 @@ impl Store {
         Store::from_file(disk, path, file)
     }
 
-    /// Opens an existing file. Nothing in it is changed by that; a file that is damaged or that
+    /// Opens an existing file. Its content is not changed by that; a file that is damaged or that
     /// another process holds is refused.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Store, Fault> {
         let file = disk
             .open(path, Open::Write)
             .map_err(Fault::io("open", path))?;
         lock(&*file, path)?;
-        Store::from_file(disk, path, file)
+        let store = Store::from_file(disk, path, file)?;
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// Makes what was found durable before anybody relies on it: whoever wrote it may have ended before its
+    /// sync, or the sync may have failed, after which reading still shows what never reaches the disk.
+    fn settle(&self) -> Result<(), Fault> {
+        let meta = self.committed.state.meta;
+        self.write_meta(&meta, META_SIZE)?;
+        self.file.sync().map_err(Fault::io("sync", &self.path))?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        self.disk
+            .sync_dir(folder)
+            .map_err(Fault::io("sync", folder))
+    }
+
+    /// Writes the first `bytes` of a meta page.
+    fn write_meta(&self, meta: &Meta, bytes: usize) -> Result<(), Fault> {
+        let slot = (meta.transaction % 2) * u64::from(meta.page_size);
+        self.file
+            .write_at(&meta.encode()[..bytes], slot)
+            .map_err(Fault::io("write", &self.path))
     }
 
     fn from_file(disk: Arc<dyn Disk>, path: &Path, file: Arc<dyn File>) -> Result<Store, Fault> {
@@ -196,10 +218,7 @@ impl Store {
         self.grow(&meta)?;
         self.write_pages(written, u64::from(meta.page_size))?;
         self.file.sync().map_err(Fault::io("sync", &self.path))?;
-        let slot = (transaction % 2) * u64::from(meta.page_size);
-        self.file
-            .write_at(&meta.encode(), slot)
-            .map_err(Fault::io("write", &self.path))?;
+        self.write_meta(&meta, meta.page_size as usize)?;
         self.file.sync().map_err(Fault::io("sync", &self.path))?;
         self.cut(old.high_water.0.max(meta.high_water.0))?;
         self.publish(meta)?;

@@ -59,36 +59,41 @@ impl Walk {
 struct Run {
     states: Vec<Model>,
     acknowledged: usize,
+    /// What ended it early.
+    fault: Option<String>,
 }
 
 /// Commits until the end or the first fault; rewrites the file half-way, gives space back now and then.
 fn run(disk: &SimulatedDisk, seed: u64) -> Run {
-    let mut walk = Walk(seed);
-    let mut model = Model::new();
     let mut run = Run {
         states: vec![Model::new()],
         acknowledged: 0,
+        fault: None,
     };
+    let worked = work(disk, seed, &mut run);
+    run.fault = worked.err().map(|fault| fault.to_string());
+    run
+}
+
+fn work(disk: &SimulatedDisk, seed: u64, run: &mut Run) -> Result<(), Fault> {
+    let mut walk = Walk(seed);
+    let mut model = Model::new();
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let Ok(mut store) = Store::create(disk, Path::new(DB)) else {
-        return run;
-    };
+    let mut store = Store::create(disk, Path::new(DB))?;
     for number in 0..COMMITS {
         let batch = walk.batch(&mut model);
         run.states.push(model.clone());
-        if store.commit(batch).is_err() {
-            return run;
-        }
+        store.commit(batch)?;
         run.acknowledged = run.states.len() - 1;
-        if number == COMMITS / 2 && store.rewrite().is_err() {
-            return run;
+        if number == COMMITS / 2 {
+            store.rewrite()?;
         }
         // [D3] Space comes back between commits, which changes no content.
-        if number % 3 == 2 && sweep(&mut store, number % 2 == 0).is_err() {
-            return run;
+        if number % 3 == 2 {
+            sweep(&mut store, number % 2 == 0)?;
         }
     }
-    run
+    Ok(())
 }
 
 fn sweep(store: &mut Store, dense: bool) -> Result<(), Fault> {
@@ -217,4 +222,48 @@ fn a_failed_sync_is_told_and_nothing_is_acknowledged_after_it() {
             recover(&disk.crash(loss), &left, &what);
         }
     }
+}
+
+/// [D19] Wherever the disk is full, it is told, and what was acknowledged is found and read; with space
+/// again the store goes on.
+#[test]
+fn a_full_disk_at_every_write_is_told_and_loses_nothing() {
+    const SEEDS: [u64; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
+    let mut points = 0;
+    for seed in SEEDS {
+        let whole = SimulatedDisk::new();
+        run(&whole, seed);
+        for write in 1..=whole.writes() {
+            let disk = SimulatedDisk::new();
+            disk.no_space_from(write);
+            let left = run(&disk, seed);
+            let what = format!("seed {seed}, full from write {write} of {}", whole.writes());
+            let fault = left.fault.as_deref().unwrap_or("none");
+            assert!(fault.contains("No space left on device"), "{what}: {fault}");
+            for loss in [
+                PowerLoss::NothingKept,
+                PowerLoss::Random(write),
+                PowerLoss::LastWriteTorn(write),
+            ] {
+                recover(&disk.crash(loss), &left, &format!("{what}, {loss:?}"));
+            }
+            read_while_full(&disk, &left, &what);
+            disk.resume();
+            recover(&disk, &left, &format!("{what}, started again"));
+            points += 1;
+        }
+    }
+    assert!(points > 500, "{points}");
+}
+
+fn read_while_full(disk: &SimulatedDisk, run: &Run, what: &str) {
+    if run.acknowledged == 0 {
+        return;
+    }
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = Store::open(shared, Path::new(DB));
+    let store = store.unwrap_or_else(|fault| panic!("{what}: {fault}"));
+    let possible = &run.states[run.acknowledged..];
+    let state = content(store.committed());
+    assert!(possible.contains(&state), "{what}, while it is full");
 }

@@ -158,6 +158,11 @@ impl Log {
             }
         }
 
+        // 4. Names that were found may not be durable: whoever made them may have ended before its sync.
+        for folder in [Some(dir), dir.parent()].into_iter().flatten() {
+            disk.sync_dir(folder).map_err(Fault::io("sync", folder))?;
+        }
+
         let (metadata, hard_state) = (recovered.metadata, recovered.hard_state);
         let segments = segments.into();
         let opened = Opened {

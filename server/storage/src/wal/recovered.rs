@@ -123,6 +123,8 @@ struct Reading {
     metadata_in: Option<usize>,
     hard_state: HardState,
     entries: Vec<Entry>,
+    /// Term of the entry at the start itself, if the log holds it.
+    term_at_start: Option<Term>,
     last_index: Index,
     start_found: bool,
 }
@@ -157,6 +159,8 @@ impl Reading {
     fn take_entry(&mut self, entry: Entry, scan: &Scan) -> Result<(), Fault> {
         self.last_index = entry.index;
         let Some(place) = entry.index.0.checked_sub(self.start.index.0 + 1) else {
+            self.entries.clear();
+            self.term_at_start = (entry.index == self.start.index).then_some(entry.term);
             return Ok(());
         };
         if place > self.entries.len() as u64 {
@@ -180,6 +184,10 @@ impl Reading {
                     mark.index.0, mark.term.0, self.start.term.0
                 );
                 return Err(scan.damaged(&what));
+            }
+            if self.term_at_start != Some(mark.term) {
+                // A leader's snapshot took the place of a log that had gone another way.
+                self.entries.clear();
             }
             self.start_found = true;
         }

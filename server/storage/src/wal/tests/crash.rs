@@ -21,6 +21,15 @@ impl Told {
         self.records.extend(state.map(Record::State));
     }
 
+    /// Term of a committed entry.
+    fn term_of(&self, index: Index) -> u64 {
+        let newest = self.records.iter().rev().find_map(|record| match record {
+            Record::Entry(entry) if entry.index == index => Some(entry.term.0),
+            _ => None,
+        });
+        newest.expect("it was appended")
+    }
+
     /// Entries behind `start` and state after each number of records that may have survived.
     fn possible(&self, start: SnapshotPoint) -> Vec<(Vec<Entry>, HardState)> {
         let mut now = (Vec::<Entry>::new(), HardState::default());
@@ -82,7 +91,7 @@ fn work(disk: &SimulatedDisk, seed: u64, told: &mut Told) -> Result<(), Fault> {
             3 if promise.commit.0 > told.start.index.0 => {
                 log.sync()?;
                 told.synced = told.records.len();
-                let mark = mark(promise.term.0, promise.commit.0);
+                let mark = mark(told.term_of(promise.commit), promise.commit.0);
                 log.save_snapshot(&mark)?;
                 told.start = SnapshotPoint {
                     index: mark.index,

@@ -86,6 +86,28 @@ fn a_later_leader_replaces_entries() {
     assert_eq!(recovered.entries[2], entry(2, 3, &b"new"[..]));
 }
 
+/// Found by fuzzing, and so in etcd too: a leader replaced entries up to the one that a snapshot then
+/// covered, and the start from it brought back what had followed the old ones.
+#[test]
+fn what_followed_replaced_entries_does_not_follow_the_snapshot_that_covers_them() {
+    let disk = new_disk();
+    let mut log = create(&disk, LARGE).unwrap();
+    let old: Vec<_> = (1..6).map(|index| entry(1, index, &b"old"[..])).collect();
+    log.append(&old, Some(&state(1, 1))).unwrap();
+    let new = [entry(2, 2, &b"new"[..]), entry(2, 3, &b"new"[..])];
+    log.append(&new, Some(&state(2, 3))).unwrap();
+    log.sync().unwrap();
+    log.save_snapshot(&mark(2, 3)).unwrap();
+    drop(log);
+    let start = SnapshotPoint {
+        index: Index(3),
+        term: Term(2),
+    };
+    let (log, recovered) = open_behind(&disk, start, LARGE).unwrap();
+    assert_eq!(recovered.entries, []);
+    assert_eq!(log.last_index(), Index(3));
+}
+
 #[test]
 fn reading_starts_behind_a_marked_snapshot() {
     let disk = new_disk();
@@ -323,4 +345,48 @@ fn a_real_log_with_its_thread_keeps_all_that_is_appended() {
             assert!(entry.data.iter().all(|byte| *byte == number as u8));
         }
     }
+}
+
+/// A member with entries 1 to 5 of term 1, of which a later leader committed none behind 2, is sent that
+/// leader's snapshot at 4: what the log holds behind 4 does not follow it.
+#[test]
+fn entries_of_a_log_that_a_snapshot_replaced_do_not_come_back() {
+    let disk = new_disk();
+    let mut log = create(&disk, LARGE).unwrap();
+    let entries: Vec<Entry> = (1..=5).map(|index| entry(1, index, "x")).collect();
+    log.append(&entries, Some(&state(1, 2))).unwrap();
+    log.save_snapshot(&mark(3, 4)).unwrap();
+    log.append(&[], Some(&state(3, 4))).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let start = SnapshotPoint {
+        index: Index(4),
+        term: Term(3),
+    };
+    let (mut log, recovered) = open_behind(&disk, start, LARGE).unwrap();
+    assert_eq!(indices(&recovered), []);
+    log.append(&[entry(3, 5, "y")], None).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let (_, recovered) = open_behind(&disk, start, LARGE).unwrap();
+    assert_eq!(recovered.entries, [entry(3, 5, "y")]);
+}
+
+/// A later leader overwrote entries from before the snapshot on; the old ones behind it are gone.
+#[test]
+fn entries_overwritten_from_before_the_snapshot_on_do_not_come_back() {
+    let disk = new_disk();
+    let mut log = create(&disk, LARGE).unwrap();
+    let entries: Vec<Entry> = (1..=5).map(|index| entry(1, index, "x")).collect();
+    log.append(&entries, Some(&state(1, 2))).unwrap();
+    log.append(&[entry(2, 3, "y"), entry(2, 4, "y")], Some(&state(2, 4)))
+        .unwrap();
+    log.save_snapshot(&mark(2, 4)).unwrap();
+    drop(log);
+    let start = SnapshotPoint {
+        index: Index(4),
+        term: Term(2),
+    };
+    let (_, recovered) = open_behind(&disk, start, LARGE).unwrap();
+    assert_eq!(indices(&recovered), []);
 }
