@@ -499,7 +499,7 @@ mod tests {
         assert_eq!(of(500, 5000), 8);
     }
 
-    /// [LE-4]
+    /// [LE-4], [E4]
     #[test]
     fn leases_are_handed_out_in_the_order_in_which_they_ran_out_and_again_after_a_while() {
         let now = clock::monotonic();

@@ -106,10 +106,17 @@ impl Member {
 
     /// Asks whoever leads, URL after URL and leader after leader, until one answers or time is up.
     async fn ask_leader(&self, question: &Question) -> Result<Reply, Status> {
+        let mut leaders = self.consensus.leaders();
         let asked = async {
             loop {
+                leaders.mark_unchanged();
                 for url in self.leader_urls() {
-                    let Ok((status, body)) = self.peer_client.ask(&url, question).await else {
+                    let answered = tokio::select! {
+                        answered = self.peer_client.ask(&url, question) => answered,
+                        // It may stand still for ever; another leads now.
+                        _ = leaders.changed() => break,
+                    };
+                    let Ok((status, body)) = answered else {
                         continue;
                     };
                     let text = || String::from_utf8_lossy(&body).trim().to_owned();

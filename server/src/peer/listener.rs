@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use consensus::{Envelope, EnvelopeKind, NodeId};
@@ -29,6 +30,10 @@ const POST_BYTES_MAX: usize = 512 << 20;
 const SNAPSHOT_MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// A received database is written in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
+/// A posted message must be here within this time.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A sender of a snapshot that is silent for so long has gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Largest question that is no message.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
 /// Members of older versions are not understood.
@@ -174,7 +179,7 @@ fn stream(
 async fn message(shared: &Shared, request: Request<Incoming>) -> Response<BoxBody> {
     let bad = |what| text(StatusCode::BAD_REQUEST, what);
     let body = Limited::new(request.into_body(), POST_BYTES_MAX);
-    let Ok(body) = body.collect().await else {
+    let Ok(Ok(body)) = tokio::time::timeout(MESSAGE_TIMEOUT, body.collect()).await else {
         return bad("error reading raft message");
     };
     let body = body.to_bytes();
@@ -263,7 +268,8 @@ async fn read_head(body: &mut Incoming) -> Result<(Envelope, BytesMut), String> 
                 return Ok((envelope, received));
             }
         }
-        match body.frame().await {
+        let next = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
+        match next.map_err(|_| "nothing more came".to_owned())? {
             None => return Err("EOF".to_owned()),
             Some(Err(error)) => return Err(error.to_string()),
             Some(Ok(frame)) => received.extend_from_slice(&frame.into_data().unwrap_or_default()),
@@ -281,7 +287,7 @@ async fn store(
     let mut receiving = Receiving::begin(disk.clone(), path).await?;
     let mut piece = first;
     loop {
-        let frame = match body.frame().await {
+        let frame = match tokio::time::timeout(SILENCE_MAX, body.frame()).await? {
             None => break,
             Some(frame) => frame?,
         };

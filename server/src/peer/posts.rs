@@ -99,7 +99,7 @@ async fn post_one(
 
 /// etcd's way to say of a post's sender that it is no member any more.
 fn note_removal(shared: &Shared, status: StatusCode) {
-    if status == StatusCode::FORBIDDEN || status == StatusCode::GONE {
+    if status == StatusCode::FORBIDDEN {
         shared.doors.removed();
     }
 }
@@ -184,7 +184,8 @@ fn read_pieces(database: &Committed, head: Bytes, pieces: &mpsc::Sender<Result<B
     loop {
         let piece = match copy.read(PIECE_BYTES) {
             Ok(piece) if piece.is_empty() => return,
-            Ok(piece) => piece,
+            // A copy, so that pages are read from the disk here and not where streams are written.
+            Ok(piece) => Bytes::copy_from_slice(&piece),
             Err(fault) => return drop(pieces.blocking_send(Err(fault.into()))),
         };
         sent += piece.len() as u64;

@@ -26,8 +26,8 @@ use crate::config::ETCD_VERSION;
 
 /// Messages that wait for a stream; etcd's value.
 const WAITING_MAX: usize = 4096;
-/// Messages written together.
-const TOGETHER_MAX: usize = 64;
+/// Bytes of messages written together.
+const TOGETHER_BYTES_MAX: usize = 1 << 20;
 /// A silent stream shows that it lives this often; etcd's value.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(1667);
 /// A stream is dead when it is silent for so long; etcd's value.
@@ -88,7 +88,6 @@ pub(super) fn write(shared: Arc<Shared>, peer: &Arc<Peer>, kind: Kind) -> BoxBod
         kind,
         appends: AppendWriter::default(),
         messages,
-        gathered: Vec::new(),
     };
     let id = peer.id;
     let frames = stream::unfold(writer, move |mut writer| {
@@ -106,22 +105,25 @@ struct Writer {
     kind: Kind,
     appends: AppendWriter,
     messages: mpsc::Receiver<Envelope>,
-    gathered: Vec<Envelope>,
 }
 
 impl Writer {
     /// What waits, or after a while of silence a sign of life; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        let gathered = self.messages.recv_many(&mut self.gathered, TOGETHER_MAX);
-        match tokio::time::timeout(SIGN_OF_LIFE, gathered).await {
-            Ok(0) => return None,
-            Ok(_) => {
-                for envelope in self.gathered.drain(..) {
+        match tokio::time::timeout(SIGN_OF_LIFE, self.messages.recv()).await {
+            Ok(None) => return None,
+            Ok(first) => {
+                let mut next = first;
+                while let Some(envelope) = next {
                     match self.kind {
                         Kind::Appends => self.appends.write(&envelope, &mut out),
                         Kind::Messages => write_sized(&envelope, &mut out),
                     }
+                    next = match out.len() < TOGETHER_BYTES_MAX {
+                        true => self.messages.try_recv().ok(),
+                        false => None,
+                    };
                 }
             }
             Err(_) => match self.kind {
@@ -135,7 +137,9 @@ impl Writer {
 
 /// Dials a stream and takes in its messages, again and again.
 pub(super) async fn read(shared: Arc<Shared>, peer: Arc<Peer>, kind: Kind) {
+    let mut told = String::new();
     loop {
+        let begun = tokio::time::Instant::now();
         let Some(url) = peer.url() else {
             tokio::time::sleep(REDIAL).await;
             continue;
@@ -160,12 +164,15 @@ pub(super) async fn read(shared: Arc<Shared>, peer: Arc<Peer>, kind: Kind) {
             shared.set_active(&peer, false, &ended);
         }
         tracing::debug!(peer = %peer.id, ?kind, url, why = ended, "a stream has ended");
-        if has_run {
-            // Whether the member has gone should be known at once.
-            continue;
+        if !has_run {
+            if kind == Kind::Messages && told != ended {
+                tracing::warn!(peer = %peer.id, url, why = ended, "cannot reach a peer");
+                told = ended;
+            }
+            peer.failed_at(&url);
         }
-        peer.failed_at(&url);
-        tokio::time::sleep(REDIAL).await;
+        // After a stream that has lasted, whether the member has gone should be known at once.
+        tokio::time::sleep_until(begun + REDIAL).await;
     }
 }
 

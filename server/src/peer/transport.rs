@@ -132,7 +132,9 @@ impl Transport {
             &self.shared,
             posts::probe(self.shared.clone(), peer.clone()),
         );
-        peers.insert(id, peer);
+        if let Some(remote) = peers.insert(id, peer) {
+            remote.end();
+        }
         tracing::info!(peer = %id, ?peer_urls, "added a peer");
     }
 
