@@ -10,6 +10,7 @@ mod snapshot;
 mod written;
 
 pub use failure::Failure;
+pub use snapshot::{HashCheck, check_backup};
 
 use std::ffi::OsString;
 use std::io::{self, Write};

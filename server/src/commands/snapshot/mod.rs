@@ -13,6 +13,8 @@ use clap::{Parser, Subcommand};
 
 use super::{Ended, parse};
 
+pub use rebuild::{HashCheck, check_backup};
+
 /// Saves, looks at and restores backups. A backup is the database followed by its SHA-256, as etcdctl
 /// and etcdutl write and read it too.
 #[derive(Parser)]

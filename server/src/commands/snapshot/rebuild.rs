@@ -14,7 +14,7 @@ use state_machine::{NewCluster, Settings, StateMachine};
 use storage::disk::{Disk, Open};
 use storage::raft_snapshot::RaftSnapshot;
 use storage::wal::{self, HardState, Index, NodeId, Record, Term};
-use storage::{Fault, Store, read_only};
+use storage::{Committed, Fault, Store, read_only};
 
 use super::file::{ADVICE, SnapshotFile, folder_of};
 use crate::bootstrap::bootstrap_entries;
@@ -39,10 +39,12 @@ pub(super) struct Plan {
     pub(super) bump: Option<Bump>,
 }
 
-/// Whether the backup must end with a hash.
+/// Whether a backup must end with a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HashCheck {
+pub enum HashCheck {
+    /// It must.
     Required,
+    /// A database copied from a data directory has none.
     Skipped,
 }
 
@@ -192,34 +194,11 @@ fn check_snapshot(
     plan: &Plan,
     snapshot: &SnapshotFile,
 ) -> Result<Revision, Failure> {
-    match plan.hash_check {
-        HashCheck::Required => snapshot.check_hash()?,
-        HashCheck::Skipped => {}
-    }
-    let unusable = |fault: Fault| Failure::from(fault).with_advice(ADVICE);
-    let (committed, _lock) = read_only(disk, &plan.snapshot).map_err(unusable)?;
-    if committed.size() > snapshot.database_bytes() {
-        let what = format!(
-            "it has {} bytes of {}",
-            snapshot.database_bytes(),
-            committed.size()
-        );
-        return Err(unusable(Fault::damaged(&plan.snapshot, what)));
-    }
-    storage::check(&committed).map_err(unusable)?;
-    let settings = Settings {
-        lease_ttl_min: 1,
-        persist_lease_checkpoints: false,
-        learners_max: 1,
-    };
-    let machine = StateMachine::open(committed.clone(), settings).map_err(|fault| {
-        let path = plan.snapshot.display();
-        Failure::of_data(format!("{path} is damaged: {fault}"))
-    })?;
+    let backup = Backup::read(disk, &plan.snapshot, snapshot, plan.hash_check)?;
     let Some(Bump { amount }) = plan.bump else {
-        return Ok(machine.view().revision());
+        return Ok(backup.revision);
     };
-    let last = mvcc::last_recorded(&committed)?.0;
+    let last = mvcc::last_recorded(&backup.committed)?.0;
     let bumped = i64::try_from(amount).ok();
     let bumped = bumped.and_then(|amount| last.checked_add(amount));
     match bumped.filter(|bumped| *bumped <= REVISION_MAX) {
@@ -229,6 +208,65 @@ fn check_snapshot(
              {REVISION_MAX}; take a smaller number"
         ))),
     }
+}
+
+/// A backup that a member can start from.
+struct Backup {
+    committed: Committed,
+    /// The current one.
+    revision: Revision,
+}
+
+impl Backup {
+    fn read(
+        disk: &dyn Disk,
+        path: &Path,
+        snapshot: &SnapshotFile,
+        hash_check: HashCheck,
+    ) -> Result<Backup, Failure> {
+        match hash_check {
+            HashCheck::Required => snapshot.check_hash()?,
+            HashCheck::Skipped => {}
+        }
+        let unusable = |fault: Fault| Failure::from(fault).with_advice(ADVICE);
+        let (committed, _lock) = read_only(disk, path).map_err(unusable)?;
+        if committed.size() > snapshot.database_bytes() {
+            let what = format!(
+                "it has {} bytes of {}",
+                snapshot.database_bytes(),
+                committed.size()
+            );
+            return Err(unusable(Fault::damaged(path, what)));
+        }
+        storage::check(&committed).map_err(unusable)?;
+        let settings = Settings {
+            lease_ttl_min: 1,
+            persist_lease_checkpoints: false,
+            learners_max: 1,
+        };
+        let machine = StateMachine::open(committed.clone(), settings).map_err(|fault| {
+            let path = path.display();
+            Failure::of_data(format!("{path} is damaged: {fault}"))
+        })?;
+        let revision = machine.view().revision();
+        Ok(Backup {
+            committed,
+            revision,
+        })
+    }
+}
+
+/// Reads a backup as a restore does before it writes anything; returns its revision.
+///
+/// # Errors
+/// When no member could start from it.
+pub fn check_backup(
+    disk: &dyn Disk,
+    path: &Path,
+    hash_check: HashCheck,
+) -> Result<Revision, Failure> {
+    let snapshot = SnapshotFile::open(disk, path)?;
+    Backup::read(disk, path, &snapshot, hash_check).map(|backup| backup.revision)
 }
 
 /// Makes everything under the names aside, durably. The database stays locked as long as the result
