@@ -79,6 +79,8 @@ fuzz: ## Give every decoder bytes that nobody meant, for FUZZ_SECONDS (default 6
 soak: ## Lose power at every call of the disk, seed after seed, for SOAK_SECONDS (default 3600)
 	SOAK_SECONDS=$${SOAK_SECONDS:-3600} SOAK_SEED=$${SOAK_SEED:-$$RANDOM} \
 	    cargo test --release -p storage --test crash -- --nocapture a_crash_at_any_call
+	SOAK_SECONDS=$${SOAK_SECONDS:-3600} SOAK_SEED=$${SOAK_SEED:-$$RANDOM} \
+	    cargo test --release -p holdfast-tests --test sim -- --nocapture promises_hold
 
 .PHONY: bench
 bench: etcd release ## Measure against real etcd on this machine
