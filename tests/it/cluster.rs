@@ -13,6 +13,7 @@ use crate::tls::Certificates;
 use proto::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
     LeaseTimeToLiveRequest, MemberAddRequest, MemberRemoveRequest, MoveLeaderRequest, PutRequest,
+    RangeRequest,
 };
 
 const OURS: Product = Product::Holdfast;
@@ -25,6 +26,7 @@ const SMALL_LOG: [&str; 4] = [
     "10",
 ];
 
+/// [KV-50]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_of_ours_agree_whoever_is_asked_and_whoever_dies() {
     all_is_well([OURS, OURS, OURS]).await;
@@ -98,6 +100,7 @@ async fn all_is_well(products: [Product; 3]) {
     cluster.same_hash().await;
 }
 
+/// [LE-9]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_are_kept_through_every_member() {
     for products in [[OURS, OURS, OURS], [OURS, ETCD, OURS]] {
@@ -391,4 +394,36 @@ async fn etcdctl_runs_a_cluster() {
     }
     cluster.wait_until_ready().await;
     cluster.same_hash().await;
+}
+
+/// [KV-47], [KV-48]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_calls_end_with_their_time() {
+    let mut cluster = Cluster::start(&[OURS, OURS, OURS], &[]).await;
+    let client = cluster.members[0].client();
+    client.put("k", "v").await.expect("a put");
+    for place in [1, 2] {
+        cluster.members[place].end_at_once();
+    }
+    let request = RangeRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    let (read, written) = tokio::join!(client.range(request.clone()), client.put("k", "w"));
+    for refused in [read.map(drop), written.map(drop)] {
+        let status = refused.expect_err("nobody can confirm it");
+        assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+        assert!(
+            status
+                .message()
+                .starts_with("etcdserver: request timed out"),
+            "{status:?}"
+        );
+    }
+    let serializable = RangeRequest {
+        serializable: true,
+        ..request
+    };
+    let found = client.range(serializable).await.expect("what it has").kvs;
+    assert_eq!(found[0].value, "v");
 }

@@ -15,6 +15,7 @@ mod labels;
 mod lease;
 mod maintenance;
 mod members;
+mod membership;
 mod offline;
 mod random_requests;
 mod range_stream;

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 const OURS: Product = Product::Holdfast;
 const ETCD: Product = Product::Etcd(EtcdVersion::V3_5);
-const SECONDS_DEFAULT: u64 = 100;
+const SECONDS_DEFAULT: u64 = 60;
 const CLIENTS: u64 = 6;
 const KEYS: u64 = 8;
 /// Longer than an election, shorter than the patience of a server.

@@ -1,8 +1,10 @@
 //! The rules of Watch, put to the server under test and to real etcd alike.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_tests::client::Client;
+use holdfast_tests::dice::{self, Dice};
 use holdfast_tests::folder::Folder;
 use holdfast_tests::http;
 use holdfast_tests::member::{Member, Product};
@@ -224,6 +226,59 @@ async fn a_watcher_that_cannot_be_is_refused_and_the_stream_goes_on() {
             ["PUT c=1@2 v1"],
             "{product:?}"
         );
+    }
+}
+
+/// [W8] The first watcher has the id 0, which is also what a request says that asks for any; it is called
+/// off like all others, once, and its id does not come back by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_watcher_with_the_id_zero_is_called_off_like_others() {
+    for product in both() {
+        let member = Member::start(product).await;
+        let client = member.client();
+        let mut stream = Watching::open(&client, watch("a", "", 0)).await;
+        assert_eq!(stream.created().await.watch_id, 0, "{product:?}");
+        stream.create(watch("a", "", 0));
+        assert_eq!(stream.created().await.watch_id, 1, "{product:?}");
+        for _ in 0..2 {
+            stream.cancel(0);
+        }
+        let canceled = stream.next().await;
+        let told = (canceled.watch_id, canceled.canceled, canceled.created);
+        assert_eq!(told, (0, true, false), "{product:?}");
+        put(&client, "a", "1").await;
+        let told = stream.next().await;
+        assert_eq!((told.watch_id, told.canceled), (1, false), "{product:?}");
+        assert_eq!(events(&told), ["PUT a=1@2 v1"], "{product:?}");
+        stream.create(watch("a", "", 0));
+        assert_eq!(stream.created().await.watch_id, 2, "{product:?}");
+        assert!(stream.is_silent(SILENCE).await, "{product:?}");
+    }
+}
+
+/// [W8] A revision below 0 is compacted for ever, whether anything was compacted or not; calling off the
+/// watcher that never was does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_from_a_negative_revision_is_refused() {
+    for product in both() {
+        let member = Member::start(product).await;
+        let client = member.client();
+        put(&client, "a", "1").await;
+        let mut stream = Watching::open(&client, watch("a", "", 0)).await;
+        assert_eq!(stream.created().await.watch_id, 0, "{product:?}");
+        for start in [-1, -2, i64::MIN] {
+            stream.create(watch("a", "", start));
+            let refused = stream.created().await;
+            let told = (refused.watch_id, refused.canceled, refused.compact_revision);
+            assert_eq!(told, (-1, true, 0), "{product:?}, {start}");
+            assert_eq!(refused.cancel_reason, COMPACTED, "{product:?}, {start}");
+            stream.cancel(-1);
+        }
+        put(&client, "a", "2").await;
+        let told = stream.next().await;
+        assert_eq!((told.watch_id, told.canceled), (0, false), "{product:?}");
+        assert_eq!(events(&told), ["PUT a=2@3 v2"], "{product:?}");
+        assert!(stream.is_silent(SILENCE).await, "{product:?}");
     }
 }
 
@@ -793,6 +848,140 @@ async fn wait_until_no_watchers(member: &Member) {
         }
         assert!(attempt < 100, "{page}");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The gauges that count watchers and their streams.
+fn watch_gauges(member: &Member) -> Vec<(String, i64)> {
+    let page = http::request("GET", &member.endpoint(), "/metrics").body;
+    let is_gauge = |name: &str| {
+        name.starts_with("etcd_debugging_mvcc_")
+            && (name.ends_with("watcher_total") || name.ends_with("watch_stream_total"))
+    };
+    let lines = page.lines().filter_map(|line| line.split_once(' '));
+    let gauges = lines.filter(|(name, _)| is_gauge(name));
+    let gauges: Vec<_> = gauges
+        .map(|(name, value)| (name.to_owned(), value.parse().expect("a whole number")))
+        .collect();
+    assert_eq!(gauges.len(), 3, "{gauges:?}");
+    gauges
+}
+
+/// [W10] A hundred thousand watchers come and go in every order, beside writes and compactions: each is
+/// told once when it is called off, none stays behind, and no gauge falls below zero or counts too many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_watchers_come_and_go_in_every_order() {
+    const STREAMS: u64 = 200;
+    const AT_A_TIME: usize = 8;
+    let seed = dice::seed(10);
+    let mut dice = Dice::new(seed);
+    let member = Member::start(Product::Holdfast).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let writer = tokio::spawn(write_and_compact(member.client(), stopped));
+    let mut streams = tokio::task::JoinSet::new();
+    for number in 0..STREAMS {
+        let dice = Dice::new(dice.word());
+        streams.spawn(come_and_go(member.client(), dice));
+        while streams.len() >= AT_A_TIME || (number + 1 == STREAMS && !streams.is_empty()) {
+            let ended = streams.join_next().await.expect("some are left");
+            ended.unwrap_or_else(|panic| panic!("TEST_SEED={seed}: {panic}"));
+            for (name, value) in watch_gauges(&member) {
+                // Those that were dropped may still be counted, but no more than ever were.
+                let range = 0..=STREAMS as i64 * WATCHERS_OF_A_STREAM;
+                assert!(range.contains(&value), "TEST_SEED={seed}: {name} {value}");
+            }
+        }
+    }
+    stop.send(()).expect("the writer goes on");
+    writer.await.expect("no panic");
+    wait_until_no_watchers(&member).await;
+    // Whoever comes now is alone, and told.
+    let client = member.client();
+    let mut stream = Watching::open(&client, watch("key0", "", 0)).await;
+    stream.created().await;
+    let at = put(&client, "key0", "last").await;
+    assert_eq!(revision(&stream.next().await), at);
+}
+
+const WATCHERS_OF_A_STREAM: i64 = 500;
+
+/// Puts and compacts until it is told to stop.
+async fn write_and_compact(client: Client, mut stopped: tokio::sync::oneshot::Receiver<()>) {
+    let mut number = 0;
+    while stopped.try_recv().is_err() {
+        let at = put(&client, &format!("key{}", number % 5), "v").await;
+        number += 1;
+        if number % 100 == 0 {
+            compact(&client, at - 50).await;
+        }
+    }
+}
+
+/// Opens a stream with many watchers, from the past, now or the future, and ends them in one of many ways.
+async fn come_and_go(client: Client, mut dice: Dice) {
+    let some = |dice: &mut Dice| {
+        let key = format!("key{}", dice.below(5));
+        let start = dice.pick(&[0, 0, 0, 1, 1 << 40]);
+        watch(&key, "", start)
+    };
+    let mut stream = Watching::open(&client, some(&mut dice)).await;
+    for _ in 1..WATCHERS_OF_A_STREAM {
+        stream.create(some(&mut dice));
+    }
+    let mut order: Vec<i64> = (0..WATCHERS_OF_A_STREAM).collect();
+    match dice.below(7) {
+        // At once, most of them before they are created.
+        0 => return,
+        1 => return stream.half_close(),
+        // In the order in which they came, or the other way round, or in none.
+        2 => {}
+        3 => order.reverse(),
+        _ => {
+            for at in (1..order.len()).rev() {
+                order.swap(at, dice.below(at as u64 + 1) as usize);
+            }
+        }
+    }
+    let mut told = Told::default();
+    if dice.one_in(2) {
+        while told.created < WATCHERS_OF_A_STREAM {
+            told.note(&stream.next().await);
+        }
+    }
+    if dice.one_in(3) {
+        order.truncate(order.len() / 2);
+        order.iter().for_each(|id| stream.cancel(*id));
+        return;
+    }
+    order.iter().for_each(|id| stream.cancel(*id));
+    while told.created < WATCHERS_OF_A_STREAM || told.called_off.len() < order.len() {
+        told.note(&stream.next().await);
+    }
+}
+
+/// What the watchers of a stream were told.
+#[derive(Default)]
+struct Told {
+    created: i64,
+    /// These may still be called off, [WA-10].
+    compacted: BTreeSet<i64>,
+    called_off: BTreeSet<i64>,
+}
+
+impl Told {
+    fn note(&mut self, answer: &WatchResponse) {
+        let id = answer.watch_id;
+        self.created += i64::from(answer.created);
+        let ended = match answer.compact_revision {
+            0 => &mut self.called_off,
+            _ => &mut self.compacted,
+        };
+        if answer.canceled {
+            assert!(ended.insert(id), "twice: {answer:?}");
+        } else if !answer.events.is_empty() {
+            let is_ended = self.called_off.contains(&id) || self.compacted.contains(&id);
+            assert!(!is_ended, "after its end: {answer:?}");
+        }
     }
 }
 

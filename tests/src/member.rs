@@ -265,6 +265,12 @@ impl Member {
         Client::new(&self.url())
     }
 
+    /// The flags that it was started with, and these.
+    pub fn flags_and(&self, more: &[&str]) -> Vec<String> {
+        let more = more.iter().map(ToString::to_string);
+        self.flags.iter().cloned().chain(more).collect()
+    }
+
     /// Which server this is.
     pub fn product(&self) -> Product {
         self.product
