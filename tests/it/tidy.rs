@@ -109,12 +109,17 @@ fn every_test_file_is_declared() {
 
 #[test]
 fn unsafe_code_has_one_home() {
-    let home = Path::new("server/storage/src/disk/map.rs");
+    // And the allocator of a test, which counts; nothing that is shipped has it.
+    let homes = [
+        "server/storage/src/disk/map.rs",
+        "server/tests/fuzz/instruments.rs",
+    ]
+    .map(Path::new);
     let forms: Vec<String> = ["{", "fn", "impl", "trait", "extern"]
         .map(|what| ["unsafe", what].join(" "))
         .into();
     for (path, number, line) in rust_lines() {
-        if path != home && forms.iter().any(|form| code(&line).contains(form)) {
+        if !homes.contains(&&*path) && forms.iter().any(|form| code(&line).contains(form)) {
             panic!("{}:{number}: {line}", path.display());
         }
     }
