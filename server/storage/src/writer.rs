@@ -122,7 +122,11 @@ impl Store {
     /// sync, or the sync may have failed, after which reading still shows what never reaches the disk.
     fn settle(&self) -> Result<(), Fault> {
         let meta = self.committed.state.meta;
-        self.write_meta(&meta, META_SIZE)?;
+        match self.write_meta(&meta, META_SIZE) {
+            // What is there can be read all the same; the next commit writes a meta page, or fails.
+            Err(Fault::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {}
+            written => written?,
+        }
         self.file.sync().map_err(Fault::io("sync", &self.path))?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
         self.disk
